@@ -1,0 +1,1 @@
+"""Makes it so: the processes, the sinks and the doors."""

@@ -1,0 +1,72 @@
+"""The reconcile loop, written once: every sink is kept the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+SLOW_RESYNC = 90.0
+"""Seconds between read-backs of a world that said nothing; Felix's RouteRefreshInterval."""
+FIRST_BACKOFF = 0.2
+LONGEST_BACKOFF = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one turn of a sink achieved."""
+
+    retry_after: float | None = None
+    """Seconds after which what did not succeed is worth another try; None: all is as wanted."""
+
+
+class Sink(Protocol):
+    """A part of the world that is kept as wanted."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def wake(self) -> asyncio.Event:
+        """Set whenever `apply` has something to do; `keep` clears it before each turn."""
+
+    async def start(self) -> None:
+        """Read the world back; called first, after a failure and on the slow timer. Raises OSError."""
+
+    async def apply(self) -> Report:
+        """Make the world as wanted, or as much of it as can be. Raises OSError for a lost world."""
+
+
+async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
+    """Run a sink for ever: on its own wake, after a failure with backoff, and on a slow timer.
+
+    A sink that fails is started again from what the world says; it never ends its siblings.
+    """
+    backoff = FIRST_BACKOFF
+    started = False
+    while True:
+        try:
+            if not started:
+                await sink.start()
+                started = True
+            sink.wake.clear()
+            report = await sink.apply()
+            backoff = FIRST_BACKOFF
+        except Exception as problem:
+            # The broad catch is the sink's bulkhead: its siblings and the forwarding go on.
+            log.exception("%s: %s; trying again in %.1f s", sink.name, problem or type(problem).__name__, backoff)
+            started = False
+            await asyncio.sleep(backoff * random.uniform(0.8, 1.2))
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            continue
+        pause = resync * random.uniform(0.9, 1.1) if report.retry_after is None else report.retry_after
+        try:
+            async with asyncio.timeout(pause):
+                await sink.wake.wait()
+        except TimeoutError:
+            if report.retry_after is None:
+                started = False
