@@ -125,9 +125,36 @@ def test_depth_and_length_are_bounded():
 
 
 PIECES = st.sampled_from(
-    "a|b|'x'|\"y\"|==|!=|in|not in|{|}|,|(|)|!|&&|has(a)|all()|global()|contains|starts with|has(|'|\"|\n|=|&".split(
-        "|"
-    )
+    [
+        "a",
+        "b",
+        "'x'",
+        '"y"',
+        "==",
+        "!=",
+        "in",
+        "not",
+        "{",
+        "}",
+        ",",
+        "(",
+        ")",
+        "!",
+        "&&",
+        "||",
+        "has(a)",
+        "all()",
+        "global()",
+        "contains",
+        "starts",
+        "with",
+        "has(",
+        "'",
+        '"',
+        "=",
+        "&",
+        "\n",
+    ]
 )
 
 
