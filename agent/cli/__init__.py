@@ -1,0 +1,1 @@
+"""`tortiectl`: reads the datastore and the agents' status; it computes nothing itself."""

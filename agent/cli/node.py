@@ -1,0 +1,130 @@
+"""`tortiectl node`: the state of one node's agent, in calicoctl's layout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from agent.cli import agentsocket
+from agent.cli.errors import printable
+from agent.cli.tables import box, duration
+
+PEER_HEADER = ("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO")
+
+
+def complete_node(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the nodes whose agents run below TORTIE_RUN_DIR."""
+    import os
+    from pathlib import Path
+
+    run = Path(os.environ.get("TORTIE_RUN_DIR") or agentsocket.DEFAULT_RUN_DIR)
+    return [CompletionItem(name) for name in agentsocket.nodes(run) if name.startswith(incomplete)]
+
+
+node_option = click.option(
+    "--node", "name", metavar="NAME", shell_complete=complete_node, help="Ask this node's agent (in a lab)."
+)
+
+
+@click.group()
+def node() -> None:
+    """Show the state of a node: its sessions and what is wrong."""
+
+
+STATUS_EPILOG = """\b
+Examples:
+  tortiectl node status                  this host's agent
+  tortiectl node status --node node-2    a node of the lab
+  tortiectl node status -o json          everything, for programs
+
+Not only for root. What is wrong is said below the tables: the state of the datastore
+and of the speaker, routes that could not be installed, and what was refused and why.
+"""
+
+
+@node.command(epilog=STATUS_EPILOG)
+@node_option
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status(name: str | None, output: str) -> None:
+    """Show the BGP sessions of a node, and everything that is not as it should be."""
+    answer = agentsocket.ask(agentsocket.find(name), {"ask": "status"})
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+        return
+    click.echo("\n".join(render(answer, time.localtime)))
+
+
+def render(answer: dict[str, Any], local: Any) -> list[str]:
+    """The whole text, as lines. `local` turns seconds since the epoch into a struct_time."""
+    now = float(answer.get("time", 0.0))
+    lines = ["Calico process is running."]
+    peers = answer.get("peers", [])
+    for version in (4, 6):
+        mine = [peer for peer in peers if (":" in str(peer.get("address", ""))) == (version == 6)]
+        lines += ["", f"IPv{version} BGP status"]
+        lines.append(
+            box(PEER_HEADER, [_peer_row(peer, now, local) for peer in mine])
+            if mine
+            else f"No IPv{version} peers found."
+        )
+    troubles = list(_troubles(answer, now))
+    if troubles:
+        lines += ["", *troubles]
+    return lines
+
+
+def _peer_row(peer: dict[str, Any], now: float, local: Any) -> Sequence[str]:
+    state = str(peer.get("state", "Idle"))
+    detail = str(peer.get("info") or "")
+    return (
+        str(peer.get("address", "")),
+        str(peer.get("type", "")),
+        _bird_state(state),
+        _since(float(peer.get("since") or now), now, local),
+        detail if detail.startswith(state) else f"{state} {detail}".strip(),
+    )
+
+
+def _bird_state(state: str) -> str:
+    """BIRD's word for the protocol, which calicoctl prints beside BGP's own state."""
+    return {"Established": "up", "Close": "down"}.get(state, "start")
+
+
+def _since(since: float, now: float, local: Any) -> str:
+    """As BIRD writes it: the time of day, or the date when that is longer ago than 20 hours."""
+    return time.strftime("%H:%M:%S" if now - since < 20 * 3600 else "%Y-%m-%d", local(since))
+
+
+def _troubles(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """Sentences about what is not as it should be; nothing when all is well."""
+    store = answer.get("datastore", {})
+    if store.get("state") != "in-sync":
+        yield _trouble("Datastore", store, now) + "; forwarding goes on with what was known"
+    speaker = answer.get("speaker", {})
+    if speaker.get("state") != "connected":
+        yield _trouble("Speaker", speaker, now) + "; routes stay, the sessions' state may be old"
+    routes = answer.get("routes", {})
+    yield from _listed("Routes that could not be installed", "prefix", routes.get("failed", []))
+    yield from _listed("Routes that collide with somebody else's", "prefix", routes.get("conflicts", []))
+    yield from _listed("Refused", "subject", answer.get("refusals", []))
+
+
+def _trouble(what: str, state: dict[str, Any], now: float) -> str:
+    text = f"{what}: {state.get('state', 'unknown')}"
+    if state.get("since"):
+        text += f" for {duration(now - float(state['since']))}"
+    if state.get("reason"):
+        text += f" ({state['reason']})"
+    return printable(text)
+
+
+def _listed(title: str, key: str, entries: list[dict[str, Any]]) -> Iterator[str]:
+    if entries:
+        yield f"{title} ({len(entries)}):"
+        for entry in entries:
+            yield printable(f"  {entry.get(key, '')}: {entry.get('reason', '')}")

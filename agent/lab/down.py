@@ -1,0 +1,67 @@
+"""Undo a lab, also one that was never finished: afterwards nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+
+from agent.lab import control, netns, state, sysctls
+from agent.lab.plan import Lab, LabError
+
+SETTLE = 5.0
+
+
+def down(lab: Lab, say: Callable[[str], None] = lambda _: None) -> bool:
+    """End the lab's processes, delete its namespaces, put sysctls back, remove its folder.
+
+    Returns False when there was nothing. Every part is tried even when one fails; then raises LabError.
+    """
+    found = [name for name in netns.names() if lab.owns(name)]
+    if not found and not lab.folder.exists():
+        return False
+    troubles: list[str] = []
+    with state.locked(lab):
+        before = _sysctls(lab)
+        control.end(lab)
+        killed = kill_all(found)
+        if killed:
+            say(f"ended {killed} more processes that ran in its namespaces")
+        try:
+            netns.delete(found)
+        except LabError as error:
+            troubles.append(str(error))
+        troubles += sysctls.write(before)
+        if not troubles:
+            shutil.rmtree(lab.folder)
+    if troubles:
+        raise LabError("; ".join(troubles))
+    return True
+
+
+def kill_all(namespaces: list[str]) -> int:
+    """SIGKILL whatever still runs in these namespaces (an orphan, somebody's shell); wait until it is gone."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + SETTLE
+    while found := netns.pids(namespaces):
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            killed.add(pid)
+        if time.monotonic() > deadline:
+            raise LabError(f"processes {', '.join(map(str, found))} do not end: look at them with ps")
+        time.sleep(0.02)
+    return len(killed)
+
+
+def _sysctls(lab: Lab) -> dict[str, str]:
+    """Values to put back; a state file that does not read must not keep the lab alive."""
+    try:
+        known = state.load(lab)
+    except LabError:
+        return {}
+    return known.sysctls if known else {}

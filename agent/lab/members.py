@@ -1,0 +1,116 @@
+"""Change a running lab: nodes come and go, blocks are claimed and released, and everybody else follows."""
+
+from __future__ import annotations
+
+import shutil
+
+from agent.lab import cluster, control, expect, fib, netns, report, state, up
+from agent.lab.plan import MAX_NODES, Lab, LabError, check_node_name, node_name
+from agent.lab.progress import step
+from agent.lab.state import LabNode, State
+from felix_like.model.address import Prefix
+
+TIMEOUT = 30.0
+
+
+def add_node(lab: Lab, name: str | None, pods: int, timeout: float) -> None:
+    """A node like the others: namespace, cable, processes, blocks, pods; proven by ping."""
+    up.need_root()
+    with state.locked(lab):
+        made = state.require(lab)
+        index = next(i for i in range(1, MAX_NODES + 1) if all(node.index != i for node in made.nodes))
+        name = check_node_name(name or node_name(index))
+        if any(node.name == name for node in made.nodes):
+            raise LabError(f"the lab has a node {name!r} already")
+        node = up.plan_node(index, name, pods)
+        made.nodes.append(node)
+        state.save(lab, made)
+        with step(f"{name} in its namespace, with {pods} pods"):
+            up.build(lab, [node])
+            up.start_processes(lab, [node], made)
+            cluster.furnish(lab, node)
+            state.save(lab, made)
+            up.address_pods(lab, [node])
+        up.prove(lab, made, timeout)
+
+
+def remove_node(lab: Lab, name: str, timeout: float) -> None:
+    """As a cluster loses a node for good: processes end, its resources go, the others forget its routes."""
+    up.need_root()
+    with state.locked(lab):
+        made = state.require(lab)
+        node = made.node(name)
+        held = [prefix for prefix, holder in cluster.holders(lab).items() if holder == name]
+        with step(f"{name} leaves"):
+            _stop_processes(lab, node)
+            cluster.forget(lab, node)
+            namespaces = [lab.namespace(name), *(lab.pod_namespace(pod.name) for pod in node.pods)]
+            netns.delete([*namespaces])
+            made.nodes.remove(node)
+            state.save(lab, made)
+            shutil.rmtree(lab.node_folder(name), ignore_errors=True)
+        _wait_until_gone(lab, made, held, timeout)
+
+
+def _stop_processes(lab: Lab, node: LabNode) -> None:
+    known = control.units(lab)
+    control.remove(
+        lab, [f"{node.name}/{role}" for role in ("agent", "speaker") if f"{node.name}/{role}" in known]
+    )
+
+
+def _wait_until_gone(lab: Lab, made: State, held: list[Prefix], timeout: float) -> None:
+    others = [lab.namespace(node.name) for node in made.nodes]
+    with step(f"the other {len(others)} kernels forget it") as current:
+        _, left = fib.wait_for(lambda: fib.unwanted(held, others), timeout)
+        if left:
+            raise LabError(
+                "\n".join(f"{namespace} still has {', '.join(wrong)}" for namespace, wrong in left.items())
+            )
+        current.result = ", ".join(map(str, held)) or "it held no block"
+
+
+def claim(lab: Lab, name: str, cidr: Prefix | None, version: int, timeout: float) -> None:
+    """One more block for a node; waits until every other kernel has the route and says how long it took."""
+    up.need_root()
+    made = state.require(lab)
+    node = made.node(name)
+    with step(f"{name} claims a block") as current:
+        prefix = cluster.claim(lab, node.name, cidr, 6 if version == 6 else 4)
+        current.result = str(prefix)
+    expected = expect.routes(lab, made.nodes, {prefix: name})
+    with step(f"the route in {len(made.nodes) - 1} other kernels") as current:
+        took = up.wait_for_routes(lab, made, expected, timeout, current)
+        current.result = f"{took * 1000:.0f} ms after the claim's last write"
+
+
+def release(lab: Lab, name: str, cidr: Prefix, force: bool, timeout: float) -> None:
+    """Give a block up; waits until no other kernel routes to it."""
+    up.need_root()
+    made = state.require(lab)
+    made.node(name)
+    with step(f"{name} releases {cidr}"):
+        cluster.release(lab, name, cidr, force=force)
+    _wait_until_gone(lab, made, [cidr], timeout)
+
+
+def names(lab: Lab, who: str) -> list[str]:
+    """The processes somebody means: `etcd`, `node-1` (both of its), `node-1/agent`."""
+    if who == "etcd" or "/" in who:
+        return [who]
+    state.require(lab).node(who)
+    return [f"{who}/agent", f"{who}/speaker"]
+
+
+def status(lab: Lab) -> str:
+    """The lab's table, with a sentence on top when something essential does not run."""
+    made = state.require(lab)
+    processes = control.units(lab)
+    lines = []
+    if not made.complete:
+        lines.append("This lab was not finished or does not converge: 'tortiectl lab down' removes it.")
+    etcd = processes.get("etcd")
+    if etcd is None or etcd.state != "running":
+        lines.append(f"etcd does not run ({etcd.last_end if etcd else 'unknown'}): blocks are not shown.")
+        return "\n".join([*lines, report.table(lab, made, {}, processes)])
+    return "\n".join([*lines, report.table(lab, made, cluster.holders(lab), processes)])

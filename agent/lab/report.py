@@ -1,0 +1,171 @@
+"""The lab as a table: nodes, addresses, blocks, sessions, kernel routes, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from agent.cli import agentsocket
+from agent.cli.errors import Failed
+from agent.cli.tables import columns, duration
+from agent.lab import expect, fib
+from agent.lab.control import UnitReport
+from agent.lab.plan import Lab, LabError
+from agent.lab.state import LabNode, State
+from felix_like.model.address import Address, Prefix
+
+HEADER = ("NODE", "ADDRESSES", "BLOCKS", "SESSIONS", "ROUTES", "PODS", "PROCESSES")
+ASK = 2.0
+LOG_LINES = 5
+
+
+def table(lab: Lab, state: State, holders: expect.Holders, processes: Mapping[str, UnitReport]) -> str:
+    """One row per node; IPv6 addresses and blocks on a second line."""
+    expected = expect.routes(lab, state.nodes, holders)
+    rows: list[Sequence[str]] = []
+    for node in state.nodes:
+        namespace = lab.namespace(node.name)
+        rows += _rows(lab, node, expected[namespace], holders, processes)
+    return columns(HEADER, rows)
+
+
+def _rows(
+    lab: Lab,
+    node: LabNode,
+    wanted: Mapping[Prefix, Address],
+    holders: expect.Holders,
+    processes: Mapping[str, UnitReport],
+) -> list[Sequence[str]]:
+    own = sorted((p for p, holder in holders.items() if holder == node.name), key=lambda p: (p.version, p))
+    four = [str(prefix) for prefix in own if prefix.version == 4] or ["-"]
+    six = [str(prefix) for prefix in own if prefix.version == 6] or ["-"]
+    lines = [
+        [
+            node.name,
+            node.ipv4,
+            four[0],
+            sessions(lab, node),
+            _installed(lab, node, wanted),
+            str(len(node.pods)),
+        ],
+        ["", node.ipv6, six[0], "", "", ""],
+    ]
+    lines += [["", "", prefix, "", "", ""] for prefix in [*four[1:], *six[1:]]]
+    states = [_process(processes, f"{node.name}/{role}") for role in ("agent", "speaker")]
+    return [[*line, states[i] if i < len(states) else ""] for i, line in enumerate(lines)]
+
+
+def _process(processes: Mapping[str, UnitReport], name: str) -> str:
+    role = name.rpartition("/")[2]
+    unit = processes.get(name)
+    if unit is None:
+        return f"{role} unknown"
+    if unit.state != "running":
+        return f"{role} {unit.state}{f' ({unit.last_end})' if unit.last_end else ''}"
+    text = f"{role} up {duration(time.time() - unit.since)}"
+    return f"{text}, died {unit.deaths}x ({unit.last_end})" if unit.deaths else text
+
+
+def sessions(lab: Lab, node: LabNode) -> str:
+    """`4/4`: established sessions of all that the agent wants; `-` when it does not answer."""
+    try:
+        answer = agentsocket.ask(lab.node_folder(node.name) / agentsocket.SOCKET, {"ask": "status"}, ASK)
+    except Failed:
+        return "-"
+    peers = answer.get("peers", [])
+    return f"{sum(peer.get('state') == 'Established' for peer in peers)}/{len(peers)}"
+
+
+def _installed(lab: Lab, node: LabNode, wanted: Mapping[Prefix, Address]) -> str:
+    namespace = lab.namespace(node.name)
+    try:
+        wrong = fib.missing({namespace: wanted})
+    except LabError:
+        return "-"
+    return f"{len(wanted) - len(wrong.get(namespace, []))}/{len(wanted)}"
+
+
+def lacking(lab: Lab, state: State, missing: Mapping[str, Iterable[str]]) -> list[str]:
+    """Which kernel lacks what, and the last words of the processes that should have seen to it."""
+    names = {lab.namespace(node.name): node.name for node in state.nodes}
+    lines = []
+    for namespace, phrases in missing.items():
+        name = names.get(namespace, namespace)
+        wrong = list(phrases)
+        lines.append(f"{name} lacks {len(wrong)} route{'s' if len(wrong) != 1 else ''}:")
+        lines += [f"    {phrase}" for phrase in wrong[:4]]
+        if len(wrong) > 4:
+            lines.append(f"    and {len(wrong) - 4} more")
+    for namespace in list(missing)[:1]:
+        name = names.get(namespace, namespace)
+        for role in ("agent", "speaker"):
+            log = lab.node_folder(name) / f"{role}.log"
+            lines.append(f"The last lines of {log}:")
+            lines += [f"    {line}" for line in tail(log)]
+    return lines
+
+
+def tail(log: Path, lines: int = LOG_LINES) -> list[str]:
+    """The end of a log; at most 64 KiB of it are read."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - (64 << 10)))
+            found = stream.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return ["(there is no log)"]
+    return found or ["(it is empty)"]
+
+
+def command() -> str:
+    """How to call tortiectl from this shell, as short as it works."""
+    ours = Path(sys.argv[0]).absolute()
+    on_path = shutil.which("tortiectl")
+    if on_path and Path(on_path).resolve() == ours.resolve():
+        return "tortiectl"
+    try:
+        return str(ours.relative_to(Path.cwd()))
+    except ValueError:
+        return str(ours)
+
+
+def try_next(state: State) -> str:
+    """Commands that work when pasted, in an order that tells the story."""
+    names = [node.name for node in state.nodes]
+    first, last = names[0], names[-1]
+    pods = [pod.name for _, pod in state.pods]
+    lines = [
+        (f'eval "$({command()} lab env)"', "this shell: which etcd, which agents"),
+        ("tortiectl get nodes -o wide", ""),
+        (f"tortiectl node status --node {first}", "its BGP sessions"),
+        (f"tortiectl routes --node {first}", "and what it makes of them"),
+        (f"tortiectl lab exec {first} ip route", "what the kernel has"),
+        (f"tortiectl lab claim {last}", "one more block: watch the others follow"),
+        (f"tortiectl lab kill {first}/agent", "traffic goes on; it comes back by itself"),
+    ]
+    if len(pods) > 1:
+        lines.append((f"tortiectl lab ping {pods[0]} {pods[-1]}", ""))
+    lines += [("tortiectl lab status", ""), ("tortiectl lab down", "leaves nothing behind")]
+    width = max(len(line) for line, _ in lines)
+    return "Try next:\n" + "\n".join(
+        f"  {line.ljust(width)}  # {why}" if why else f"  {line}" for line, why in lines
+    )
+
+
+def environment(lab: Lab, default: bool) -> list[str]:
+    """Shell lines that point tortiectl (and etcdctl) at the lab. `default`: the lab has the default name."""
+    import shlex
+
+    lines = [
+        f"export ETCD_ENDPOINTS={shlex.quote(lab.etcd_endpoint)}",
+        f"export TORTIE_RUN_DIR={shlex.quote(str(lab.folder))}",
+    ]
+    if not default:
+        lines.append(f"export TORTIE_LAB_NAME={lab.name} TORTIE_LAB_DIR={shlex.quote(str(lab.folder))}")
+    ours = Path(sys.argv[0]).absolute()
+    if ours.name == "tortiectl" and str(ours.parent) not in os.environ.get("PATH", "").split(":"):
+        lines.append(f'export PATH={shlex.quote(str(ours.parent))}:"$PATH"')
+    return lines

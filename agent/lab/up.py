@@ -1,0 +1,180 @@
+"""Build a lab: namespaces and cables, etcd, blocks and pods, agents and speakers, and the proof that it works."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.lab import cluster, control, expect, fib, icmp, netns, processes, report, state, sysctls, wiring
+from agent.lab.plan import MAX_PODS, Lab, LabError, node_addresses, node_name
+from agent.lab.progress import Step, step
+from agent.lab.state import LabNode, Pod, State
+from agent.lab.plan import cali_interface
+from felix_like.model.address import Address
+
+
+def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]) -> None:
+    """Build, prove and print a lab. Raises LabError; what was built stays for a look, until `lab down`."""
+    need_root()
+    processes.check_commands()
+    commands = [processes.find(name) for name in ("tortie-agent", "tortie-speaker")]
+    assert all(commands)
+    refuse_second(lab)
+    planned = [plan_node(index, node_name(index), pods) for index in range(1, nodes + 1)]
+    with state.locked(lab):
+        made = State(nodes=planned, created=time.time(), settings=dict(extra))
+        limits = sysctls.needed(nodes, pods)
+        made.sysctls = sysctls.too_low(limits)
+        state.save(lab, made)
+        share_with_caller(lab.folder)
+        for sentence in sysctls.write({setting: limits[setting] for setting in made.sysctls}):
+            print(f"  warning: {sentence}", file=sys.stderr)
+        with step(f"{nodes} nodes and {nodes * pods} pods in network namespaces"):
+            build(lab, planned, first=True)
+        with step("etcd") as current:
+            control.launch(lab)
+            control.add(lab, [processes.etcd(lab)])
+            current.result = f"version {cluster.wait_ready(lab)}, {lab.node_etcd_endpoint}"
+            publish_etcd(lab)
+        with step("pools, blocks and pod addresses in the datastore") as current:
+            start_processes(lab, planned, made)
+            cluster.prepare(lab)
+            for number, node in enumerate(planned, 1):
+                cluster.furnish(lab, node)
+                current.news(f"node {number} of {nodes}")
+            state.save(lab, made)
+        with step("pod addresses and gateways"):
+            address_pods(lab, planned)
+        prove(lab, made, timeout)
+        made.complete = True
+        state.save(lab, made)
+    print()
+    print(report.table(lab, made, cluster.holders(lab), control.units(lab)))
+    print()
+    print(report.try_next(made))
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError(f"the lab makes network namespaces: run it as root ('sudo {' '.join(sys.argv)}')")
+
+
+def refuse_second(lab: Lab) -> None:
+    """Raises LabError when there is a lab, or leftovers of one, or a folder that is not a lab's."""
+    if lab.state_file.exists() or any(lab.owns(name) for name in netns.names()):
+        raise LabError(
+            f"there is a lab {lab.name!r} already: 'tortiectl lab down' (or 'make lab-down') ends it"
+        )
+    strangers = (
+        [entry.name for entry in lab.folder.iterdir() if entry.name != "lock"] if lab.folder.exists() else []
+    )
+    if strangers:
+        raise LabError(
+            f"{lab.folder} is not a lab's folder (it holds {strangers[0]}): choose another TORTIE_LAB_DIR"
+        )
+
+
+def plan_node(index: int, name: str, pods: int) -> LabNode:
+    if not 0 <= pods <= MAX_PODS:
+        raise LabError(f"a node of the lab holds 0 to {MAX_PODS} pods, not {pods}")
+    ipv4, ipv6 = node_addresses(index)
+    names = [f"{name}-pod-{number}" for number in range(1, pods + 1)]
+    planned = [Pod(name=pod, interface=cali_interface(pod)) for pod in names]
+    return LabNode(name=name, index=index, ipv4=ipv4, ipv6=ipv6, pods=planned)
+
+
+def build(lab: Lab, nodes: Sequence[LabNode], *, first: bool = False) -> None:
+    """Namespaces, settings, cables and the nodes' addresses; pods get theirs later."""
+    hosts = [lab.pod_namespace(pod.name) for node in nodes for pod in node.pods]
+    routers = [lab.namespace(node.name) for node in nodes]
+    fabric = [lab.fabric] if first else []
+    netns.ip_batch(wiring.namespaces([*fabric, *routers, *hosts]))
+    for namespace in [*fabric, *hosts]:
+        netns.write_sysctls(namespace, wiring.host_settings())
+    for namespace in routers:
+        netns.write_sysctls(namespace, wiring.node_settings())
+    netns.ip_batch([*(wiring.bridge() if first else []), *wiring.node_cables(lab, nodes)], lab.fabric)
+    netns.ip_batches({lab.namespace(node.name): wiring.node(lab, node) for node in nodes})
+    for node in nodes:
+        settings = [value for pod in node.pods for value in wiring.pod_port_settings(pod.interface)]
+        netns.write_sysctls(lab.namespace(node.name), settings)
+        lab.node_folder(node.name).mkdir(mode=0o755, exist_ok=True)
+    if first:
+        lab.etcd_folder.mkdir(mode=0o755, exist_ok=True)
+
+
+def address_pods(lab: Lab, nodes: Sequence[LabNode]) -> None:
+    """Give the pods what IPAM gave them, and the nodes their routes to them."""
+    netns.ip_batches(
+        {lab.pod_namespace(pod.name): wiring.pod(pod) for node in nodes for pod in node.pods}
+        | {
+            lab.namespace(node.name): [x for pod in node.pods for x in wiring.pod_routes(pod)]
+            for node in nodes
+        }
+    )
+
+
+def start_processes(lab: Lab, nodes: Sequence[LabNode], made: State) -> None:
+    control.add(lab, [unit for node in nodes for unit in processes.of_node(lab, node, made.settings)])
+
+
+def prove(lab: Lab, made: State, timeout: float) -> None:
+    """Wait until every kernel has every route, then ping every pod from every pod. Raises LabError."""
+    expected = expect.routes(lab, made.nodes, cluster.holders(lab))
+    total = expect.count(expected)
+    with step(f"routes in {len(made.nodes)} kernels") as current:
+        wait_for_routes(lab, made, expected, timeout, current)
+        current.result = f"{total} of {total}"
+    with step("ping from every pod to every pod, IPv4 and IPv6") as current:
+        current.result = ping_all(lab, made)
+
+
+def wait_for_routes(lab: Lab, made: State, expected: fib.Expected, timeout: float, current: Step) -> float:
+    """Seconds until no kernel lacked a route. Raises LabError with who lacks what, and the last log lines."""
+    total = expect.count(expected)
+    took, missing = fib.wait_for(
+        lambda: fib.missing(expected),
+        timeout,
+        lambda wrong: current.news(f"{total - expect.left(wrong)} of {total}"),
+    )
+    if missing:
+        current.result = f"{total - expect.left(missing)} of {total} after {timeout:g} s"
+        lines = report.lacking(lab, made, missing)
+        hint = f"look at '{report.command()} lab status' and '… node status --node {made.nodes[0].name}'"
+        raise LabError("\n".join(["not every kernel has every route:", *lines, hint]))
+    return took
+
+
+def ping_all(lab: Lab, made: State) -> str:
+    """`60 of 60 answered`. Raises LabError naming the silent pairs."""
+    sources = [icmp.Source(pod.name, lab.pod_namespace(pod.name)) for _, pod in made.pods]
+    targets = {
+        pod.name: [Address.parse(pod.ipv4), Address.parse(pod.ipv6)] for _, pod in made.pods if pod.ipv4
+    }
+    tried, lost = icmp.matrix(sources, targets)
+    silent = sum(len(names) for names in lost.values())
+    if lost:
+        lines = [
+            f"{name} got no answer from {', '.join(missed[:3])}" for name, missed in list(lost.items())[:5]
+        ]
+        raise LabError(
+            "\n".join([f"{silent} of {tried} pings were lost:", *(f"    {line}" for line in lines)])
+        )
+    return f"{tried} of {tried} answered"
+
+
+def publish_etcd(lab: Lab) -> None:
+    """A path without etcd's own odd name for it, and open to whoever called sudo."""
+    lab.etcd_socket.unlink(missing_ok=True)
+    lab.etcd_socket.symlink_to(Path("etcd") / "client:0")
+    share_with_caller(lab.etcd_folder / "client:0")
+
+
+def share_with_caller(path: Path) -> None:
+    """Under sudo, give the file to the person who called: reading the lab should not need root."""
+    user = os.environ.get("SUDO_UID", "")
+    if user.isdigit() and path.exists():
+        os.chown(path, int(user), -1)
