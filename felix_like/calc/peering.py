@@ -1,10 +1,10 @@
 """Whom this node peers with: the full mesh, BGPPeers, and the reverse of other nodes' BGPPeers.
 
-As confd computes it (confd/pkg/backends/calico/client.go updatePeersV1, bgp_processor.go), with one difference:
-a session is known by the peer's address alone. The first that wants an address has it: global BGPPeers, then
-those for a node or a node selector, then reverse peerings, then the mesh; inside each by name. It keeps the
-address even when no session can be made of it: a peering that waits for its password must not fall back to
-another without one.
+As confd computes it (confd/pkg/backends/calico/client.go updatePeersV1, bgp_processor.go), with one
+difference: a session is known by the peer's address alone. The first that wants an address has it: global
+BGPPeers, then those for a node or a node selector, then reverse peerings, then the mesh; inside each by
+name. It keeps the address even when no session can be made of it: a peering that waits for its password
+must not fall back to another without one.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _forward(resource: BgpPeer, own: Own, refusals: list[Refusal]) -> Iterator[C
         yield found
 
 
-def _named_peer(resource: BgpPeer, address: Address, own: Own, kind: PeerType) -> Candidate | None | No:
+def _named_peer(resource: BgpPeer, address: Address, own: Own, kind: PeerType) -> Candidate | No | None:
     """The peer at `peerIP`; None when that is ourselves, as the peers of the others (we make the reverse)."""
     node = own.cluster.owner(address)
     if address in own.node.addresses:

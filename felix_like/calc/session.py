@@ -127,7 +127,7 @@ def peer_terms(resource: BgpPeer, own: Own, secrets: Secrets) -> tuple[Terms | N
     restart = _restart_time(resource.max_restart_time, "maxRestartTime", notes)
     mode = resource.next_hop_mode
     if mode not in NEXT_HOP_MODES:
-        notes.append(f"nextHopMode {ascii(mode[:32])} is unknown, Auto is used; use Auto, Self or Keep")
+        notes.append(f"nextHopMode {mode[:32]!a} is unknown, Auto is used; use Auto, Self or Keep")
         mode = "Auto"
     subject = f"BGPPeer {quoted(resource.name)}"
     ttl = resource.ttl_security or None
@@ -152,7 +152,7 @@ def usable_secret(ref: SecretRef) -> Yes | No:
     return Yes()
 
 
-def find_password(ref: SecretRef | None, secrets: Secrets) -> str | None | No:
+def find_password(ref: SecretRef | None, secrets: Secrets) -> str | No | None:
     """The password a reference stands for. Never an empty one: that would be no password."""
     if ref is None:
         return None
