@@ -49,6 +49,8 @@ class RouteMonitor:
         self._ignored: frozenset[int] = frozenset()
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.overruns = 0
+        """How often events were lost since the start."""
 
     def subscribe(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -94,6 +96,7 @@ class RouteMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                self.overruns += 1
                 heard.append(Overrun())
                 continue
             heard += (event for message in messages(octets) if (event := parse_event(octets, message)))
