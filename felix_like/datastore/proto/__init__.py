@@ -1,0 +1,1 @@
+"""etcd's messages, generated from `etcd.proto`; see `generate.py`."""
