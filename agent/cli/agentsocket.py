@@ -18,7 +18,7 @@ TIMEOUT = 10.0
 
 
 def find(node: str | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The socket of this host's agent, or of the lab's node `node`. Raises Failed with the names there are."""
+    """The socket of this host's agent, or of a lab's node. Raises Failed with the names there are."""
     run = Path(environ.get("TORTIE_RUN_DIR") or DEFAULT_RUN_DIR)
     if node is not None:
         if "/" in node or node in ("", ".", ".."):

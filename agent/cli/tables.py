@@ -10,7 +10,7 @@ from agent.cli.errors import printable
 def columns(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()
 ) -> str:
-    """Columns two spaces apart, as kubectl prints them; no line ends in blanks. `right`: columns of numbers."""
+    """Columns two spaces apart, as kubectl prints them; `right`: columns of numbers."""
     table = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []

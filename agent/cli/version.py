@@ -28,9 +28,7 @@ Examples:
 @click.pass_obj
 def version(config: str | None, client: bool, name: str | None) -> None:
     """Show the versions of tortiectl, the agent and the cluster; asks only whom it can reach."""
-    from importlib.metadata import version as installed
-
-    click.echo(f"Client Version:     {installed('tortie')}")
+    click.echo(f"Client Version:     {_own()}")
     if client:
         return
     try:
@@ -46,6 +44,16 @@ def version(config: str | None, client: bool, name: str | None) -> None:
             click.echo("\n".join(with_etcd(config, _cluster)))
         except Failed as error:
             click.echo(f"Cluster Version:    unknown: {error.format_message()}")
+
+
+def _own() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("tortie")
+    except PackageNotFoundError:
+        return "unknown: the package is not installed ('make setup')"
 
 
 async def _cluster(etcd: Client) -> list[str]:

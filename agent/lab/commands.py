@@ -185,7 +185,7 @@ def ping_(source: str | None, target: str | None, six: bool) -> None:
 @lab.command(
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="\b\nExamples:\n  tortiectl lab exec node-1 ip route\n  tortiectl lab exec node-2 tcpdump -ni eth0 port 179",
+    epilog="\b\nExamples:\n  tortiectl lab exec node-1 ip route\n  tortiectl lab exec node-2 ip -6 route",
 )
 @click.argument("place", shell_complete=complete_places)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -35,14 +35,16 @@ def down(lab: Lab, say: Callable[[str], None] = lambda _: None) -> bool:
             troubles.append(str(error))
         troubles += sysctls.write(before)
         if not troubles:
-            shutil.rmtree(lab.folder)
+            _remove(lab)
     if troubles:
         raise LabError("; ".join(troubles))
     return True
 
 
 def kill_all(namespaces: list[str]) -> int:
-    """SIGKILL whatever still runs in these namespaces (an orphan, somebody's shell); wait until it is gone."""
+    """SIGKILL whatever still runs in these namespaces (an orphan, somebody's shell), and wait."""
+    if os.getpid() in netns.pids(namespaces):
+        raise LabError("this shell is inside the lab: leave it, and call 'tortiectl lab down' from outside")
     killed: set[int] = set()
     deadline = time.monotonic() + SETTLE
     while found := netns.pids(namespaces):
@@ -65,3 +67,13 @@ def _sysctls(lab: Lab) -> dict[str, str]:
     except LabError:
         return {}
     return known.sysctls if known else {}
+
+
+def _remove(lab: Lab) -> None:
+    """Remove the lab's folder with all in it, if it is one: TORTIE_LAB_DIR may name anything."""
+    foreign = [entry.name for entry in lab.folder.iterdir() if entry.name != "lock"]
+    if foreign and not lab.state_file.exists():
+        raise LabError(
+            f"{lab.folder} is not a lab's folder (it holds {foreign[0]} and no lab.json): it stays"
+        )
+    shutil.rmtree(lab.folder)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 
 from agent.lab import cluster, control, expect, fib, netns, report, state, up
+from agent.lab.down import kill_all
 from agent.lab.plan import MAX_NODES, Lab, LabError, check_node_name, node_name
-from agent.lab.progress import step
+from agent.lab.progress import counted, step
 from agent.lab.state import LabNode, State
 from felix_like.model.address import Prefix
 
@@ -25,7 +26,7 @@ def add_node(lab: Lab, name: str | None, pods: int, timeout: float) -> None:
         node = up.plan_node(index, name, pods)
         made.nodes.append(node)
         state.save(lab, made)
-        with step(f"{name} in its namespace, with {pods} pods"):
+        with step(f"{name} in its namespace, with {counted(pods, 'pod')}"):
             up.build(lab, [node])
             up.start_processes(lab, [node], made)
             cluster.furnish(lab, node)
@@ -45,7 +46,8 @@ def remove_node(lab: Lab, name: str, timeout: float) -> None:
             _stop_processes(lab, node)
             cluster.forget(lab, node)
             namespaces = [lab.namespace(name), *(lab.pod_namespace(pod.name) for pod in node.pods)]
-            netns.delete([*namespaces])
+            kill_all(namespaces)
+            netns.delete(namespaces)
             made.nodes.remove(node)
             state.save(lab, made)
             shutil.rmtree(lab.node_folder(name), ignore_errors=True)
@@ -61,7 +63,7 @@ def _stop_processes(lab: Lab, node: LabNode) -> None:
 
 def _wait_until_gone(lab: Lab, made: State, held: list[Prefix], timeout: float) -> None:
     others = [lab.namespace(node.name) for node in made.nodes]
-    with step(f"the other {len(others)} kernels forget it") as current:
+    with step(f"its routes gone from {counted(len(others), 'kernel')}") as current:
         _, left = fib.wait_for(lambda: fib.unwanted(held, others), timeout)
         if left:
             raise LabError(
@@ -79,7 +81,7 @@ def claim(lab: Lab, name: str, cidr: Prefix | None, version: int, timeout: float
         prefix = cluster.claim(lab, node.name, cidr, 6 if version == 6 else 4)
         current.result = str(prefix)
     expected = expect.routes(lab, made.nodes, {prefix: name})
-    with step(f"the route in {len(made.nodes) - 1} other kernels") as current:
+    with step(f"the route in {counted(len(made.nodes) - 1, 'other kernel')}") as current:
         took = up.wait_for_routes(lab, made, expected, timeout, current)
         current.result = f"{took * 1000:.0f} ms after the claim's last write"
 
@@ -105,10 +107,14 @@ def names(lab: Lab, who: str) -> list[str]:
 def status(lab: Lab) -> str:
     """The lab's table, with a sentence on top when something essential does not run."""
     made = state.require(lab)
-    processes = control.units(lab)
     lines = []
     if not made.complete:
-        lines.append("This lab was not finished or does not converge: 'tortiectl lab down' removes it.")
+        lines.append("This lab was not finished or did not converge: 'tortiectl lab down' removes it.")
+    try:
+        processes = control.units(lab)
+    except LabError as error:
+        processes = {}
+        lines.append(str(error))
     etcd = processes.get("etcd")
     if etcd is None or etcd.state != "running":
         lines.append(f"etcd does not run ({etcd.last_end if etcd else 'unknown'}): blocks are not shown.")

@@ -94,7 +94,12 @@ def write_sysctls(namespace: str, settings: Iterable[tuple[str, str]]) -> None:
 
     def write() -> None:
         for path, value in settings:
-            Path("/proc/sys/net", path).write_text(value)
+            try:
+                Path("/proc/sys/net", path).write_text(value)
+            except OSError as error:
+                raise LabError(
+                    f"{namespace}: /proc/sys/net/{path} could not be set to {value}: {error.strerror}"
+                ) from None
 
     inside(namespace, write)
 

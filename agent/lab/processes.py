@@ -1,4 +1,4 @@
-"""What runs in a lab: etcd in the fabric's namespace, an agent and a speaker in each node's. Pure but for PATH."""
+"""What runs in a lab: etcd in the fabric's namespace, an agent and a speaker in each node's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_commands() -> None:
 
 
 def find(command: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """How to call `tortie-agent` or `tortie-speaker`: TORTIE_LAB_AGENT or _SPEAKER, else beside this Python."""
+    """How to call tortie-agent or tortie-speaker: TORTIE_LAB_AGENT or _SPEAKER, else beside this Python."""
     override = environ.get(f"TORTIE_LAB_{command.removeprefix('tortie-').upper()}")
     if override:
         return shlex.split(override)

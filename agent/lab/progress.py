@@ -12,6 +12,11 @@ EVERY = 2.0
 """Seconds between two lines of news where lines cannot be rewritten."""
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 pod`, `2 pods`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 class Step:
     """A step under way; `news` tells how far it is."""
 

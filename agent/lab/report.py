@@ -19,44 +19,48 @@ from agent.lab.state import LabNode, State
 from felix_like.model.address import Address, Prefix
 
 HEADER = ("NODE", "ADDRESSES", "BLOCKS", "SESSIONS", "ROUTES", "PODS", "PROCESSES")
+SHORT_HEADER = ("NODE", "IPV4", "IPV6", "BLOCKS", "SESSIONS", "ROUTES", "PODS", "PROCESSES")
+MANY = 8
+"""With more nodes each gets one line."""
 ASK = 2.0
 LOG_LINES = 5
 
 
 def table(lab: Lab, state: State, holders: expect.Holders, processes: Mapping[str, UnitReport]) -> str:
-    """One row per node; IPv6 addresses and blocks on a second line."""
+    """A small lab in full, a large one with a line for each node."""
     expected = expect.routes(lab, state.nodes, holders)
     rows: list[Sequence[str]] = []
     for node in state.nodes:
-        namespace = lab.namespace(node.name)
-        rows += _rows(lab, node, expected[namespace], holders, processes)
-    return columns(HEADER, rows)
-
-
-def _rows(
-    lab: Lab,
-    node: LabNode,
-    wanted: Mapping[Prefix, Address],
-    holders: expect.Holders,
-    processes: Mapping[str, UnitReport],
-) -> list[Sequence[str]]:
-    own = sorted((p for p, holder in holders.items() if holder == node.name), key=lambda p: (p.version, p))
-    four = [str(prefix) for prefix in own if prefix.version == 4] or ["-"]
-    six = [str(prefix) for prefix in own if prefix.version == 6] or ["-"]
-    lines = [
-        [
-            node.name,
-            node.ipv4,
-            four[0],
+        blocks = sorted(
+            (p for p, holder in holders.items() if holder == node.name), key=lambda p: (p.version, p)
+        )
+        seen = [
             sessions(lab, node),
-            _installed(lab, node, wanted),
+            _installed(lab, node, expected[lab.namespace(node.name)]),
             str(len(node.pods)),
-        ],
-        ["", node.ipv6, six[0], "", "", ""],
+        ]
+        states = [_process(processes, f"{node.name}/{role}") for role in ("agent", "speaker")]
+        if len(state.nodes) > MANY:
+            rows.append([node.name, node.ipv4, node.ipv6, str(len(blocks)), *seen, ", ".join(states)])
+        else:
+            rows += _rows(node, [str(block) for block in blocks], seen, states)
+    return columns(SHORT_HEADER if len(state.nodes) > MANY else HEADER, rows)
+
+
+def _rows(node: LabNode, blocks: list[str], seen: list[str], states: list[str]) -> list[Sequence[str]]:
+    """A line for each address, block and process, side by side; the counts on the first."""
+    height = max(2, len(blocks))
+    return [
+        [name, address, block, *counts, process]
+        for name, address, block, counts, process in zip(
+            [node.name, *[""] * (height - 1)],
+            [node.ipv4, node.ipv6, *[""] * (height - 2)],
+            [*blocks, *[""] * (height - len(blocks))],
+            [seen, *[[""] * len(seen)] * (height - 1)],
+            [*states, *[""] * (height - len(states))],
+            strict=True,
+        )
     ]
-    lines += [["", "", prefix, "", "", ""] for prefix in [*four[1:], *six[1:]]]
-    states = [_process(processes, f"{node.name}/{role}") for role in ("agent", "speaker")]
-    return [[*line, states[i] if i < len(states) else ""] for i, line in enumerate(lines)]
 
 
 def _process(processes: Mapping[str, UnitReport], name: str) -> str:

@@ -64,29 +64,26 @@ class Supervisor:
         word = request["do"]
         if word == "list":
             return {"pid": os.getpid(), "units": [process.report() for process in self._processes.values()]}
-        if word == "end":
-            self._ending.set()
-            return {}
         if word == "add":
             for raw in request["units"]:
                 self._add(Unit(**raw))
             return {}
-        chosen = [self._named(name) for name in request["names"]]
-        if word == "stop":
-            await asyncio.gather(*(process.stop() for process in chosen))
+        await self._do(word, [self._named(name) for name in request["names"]], request)
+        return {}
+
+    async def _do(self, word: str, chosen: list[Process], request: Mapping[str, Any]) -> None:
+        if word == "signal":
+            for process in chosen:
+                process.signal(signal.Signals(request["signal"]))
         elif word == "start":
             for process in chosen:
                 process.start()
-        elif word == "signal":
-            for process in chosen:
-                process.signal(signal.Signals(request["signal"]))
-        elif word == "remove":
+        elif word in ("stop", "remove"):
             await asyncio.gather(*(process.stop() for process in chosen))
-            for process in chosen:
+            for process in chosen if word == "remove" else ():
                 del self._processes[process.unit.name]
         else:
             raise ValueError(f"unknown request {word!r}")
-        return {}
 
     def _add(self, unit: Unit) -> None:
         if unit.name in self._processes:
@@ -106,10 +103,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(10)
             for process in self._processes.values():
-                log = Path(process.unit.log)
-                with contextlib.suppress(OSError):
-                    if log.stat().st_size > LOG_LIMIT:
-                        log.write_text(f"(cut by the lab at {LOG_LIMIT >> 20} MiB)\n")
+                process.bound_log(LOG_LIMIT)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,11 +26,14 @@ class Unit:
     """`etcd`, `node-1/agent`, `node-1/speaker`."""
     command: list[str]
     namespace: str
+    """Empty: where the supervisor itself runs."""
     cwd: str
     log: str
     env: dict[str, str] = field(default_factory=dict)
 
     def argv(self) -> list[str]:
+        if not self.namespace:
+            return self.command
         # nsenter replaces itself by the command, so the pid is the command's; and unlike `ip netns exec`
         # it leaves the mounts alone.
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *self.command]
@@ -97,6 +101,13 @@ class Process:
             "next_start": self._next_start if state == "waiting" else 0.0,
             "log": self.unit.log,
         }
+
+    def bound_log(self, limit: int) -> None:
+        """Empty the log when it has more octets; the process appends, so it goes on at its start."""
+        log = Path(self.unit.log)
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > limit:
+                log.write_text(f"(emptied by the lab at {limit} octets)\n")
 
     def _spawn(self) -> None:
         self._retry = None

@@ -1,4 +1,4 @@
-"""Build a lab: namespaces and cables, etcd, blocks and pods, agents and speakers, and the proof that it works."""
+"""Build a lab: namespaces, etcd, blocks and pods, agents and speakers, and the proof that it works."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.lab import cluster, control, expect, fib, icmp, netns, processes, report, state, sysctls, wiring
-from agent.lab.plan import MAX_PODS, Lab, LabError, node_addresses, node_name
-from agent.lab.progress import Step, step
+from agent.lab.plan import MAX_PODS, Lab, LabError, cali_interface, node_addresses, node_name
+from agent.lab.progress import Step, counted, step
 from agent.lab.state import LabNode, Pod, State
-from agent.lab.plan import cali_interface
 from felix_like.model.address import Address
 
 
@@ -20,8 +19,8 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
     """Build, prove and print a lab. Raises LabError; what was built stays for a look, until `lab down`."""
     need_root()
     processes.check_commands()
-    commands = [processes.find(name) for name in ("tortie-agent", "tortie-speaker")]
-    assert all(commands)
+    for command in ("tortie-agent", "tortie-speaker"):
+        processes.find(command)
     refuse_second(lab)
     planned = [plan_node(index, node_name(index), pods) for index in range(1, nodes + 1)]
     with state.locked(lab):
@@ -32,7 +31,7 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
         share_with_caller(lab.folder)
         for sentence in sysctls.write({setting: limits[setting] for setting in made.sysctls}):
             print(f"  warning: {sentence}", file=sys.stderr)
-        with step(f"{nodes} nodes and {nodes * pods} pods in network namespaces"):
+        with step(f"{counted(nodes, 'node')} and {counted(nodes * pods, 'pod')} in network namespaces"):
             build(lab, planned, first=True)
         with step("etcd") as current:
             control.launch(lab)
@@ -125,7 +124,7 @@ def prove(lab: Lab, made: State, timeout: float) -> None:
     """Wait until every kernel has every route, then ping every pod from every pod. Raises LabError."""
     expected = expect.routes(lab, made.nodes, cluster.holders(lab))
     total = expect.count(expected)
-    with step(f"routes in {len(made.nodes)} kernels") as current:
+    with step(f"routes in {counted(len(made.nodes), 'kernel')}") as current:
         wait_for_routes(lab, made, expected, timeout, current)
         current.result = f"{total} of {total}"
     with step("ping from every pod to every pod, IPv4 and IPv6") as current:

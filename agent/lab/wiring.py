@@ -46,8 +46,6 @@ def node_settings() -> list[tuple[str, str]]:
         ("ipv4/ip_forward", "1"),
         ("ipv6/conf/all/forwarding", "1"),
         ("ipv6/conf/default/forwarding", "1"),
-        # A new route to a pod must not wait for ARP's random delay (Felix does the same per interface).
-        ("ipv4/neigh/default/proxy_delay", "0"),
     ]
 
 
@@ -55,6 +53,7 @@ def pod_port_settings(interface: str) -> list[tuple[str, str]]:
     """What Felix sets on a workload's interface (felix/dataplane/linux/endpoint_mgr.go)."""
     return [
         (f"ipv4/conf/{interface}/proxy_arp", "1"),
+        # Otherwise the first packet waits for a random delay of up to 0.8 s.
         (f"ipv4/neigh/{interface}/proxy_delay", "0"),
         (f"ipv4/conf/{interface}/forwarding", "1"),
         (f"ipv6/conf/{interface}/proxy_ndp", "1"),
@@ -93,7 +92,7 @@ def node(lab: Lab, node: LabNode) -> list[str]:
         f"addr add {node.ipv6}/{FABRIC_V6_LENGTH} dev {UPLINK} nodad",
         f"link set {UPLINK} up",
         f"route add default via {FABRIC_V4} dev {UPLINK}",
-        f"-6 route add default via {FABRIC_V6} dev {UPLINK}",
+        f"route add default via {FABRIC_V6} dev {UPLINK}",
     ]
     for pod in node.pods:
         lines += pod_port(lab, pod)
@@ -102,9 +101,9 @@ def node(lab: Lab, node: LabNode) -> list[str]:
 
 def pod_port(lab: Lab, pod: Pod) -> list[str]:
     """In the node's namespace: the host side of one pod's veth."""
+    namespace = lab.pod_namespace(pod.name)
     return [
-        f"link add {pod.interface} address {CALI_MAC} type veth"
-        f" peer name {UPLINK} netns {lab.pod_namespace(pod.name)}",
+        f"link add {pod.interface} address {CALI_MAC} type veth peer name {UPLINK} netns {namespace}",
         f"link set {pod.interface} up",
     ]
 
@@ -113,7 +112,7 @@ def pod_routes(pod: Pod) -> list[str]:
     """In the node's namespace: Felix's routes to one of its workloads."""
     return [
         f"route replace {pod.ipv4}/32 dev {pod.interface} scope link",
-        f"-6 route replace {pod.ipv6}/128 dev {pod.interface}",
+        f"route replace {pod.ipv6}/128 dev {pod.interface}",
     ]
 
 
@@ -126,5 +125,5 @@ def pod(pod: Pod) -> list[str]:
         f"link set {UPLINK} up",
         f"route add {GATEWAY_V4} dev {UPLINK} scope link",
         f"route add default via {GATEWAY_V4} dev {UPLINK}",
-        f"-6 route add default via {CALI_LINK_LOCAL} dev {UPLINK}",
+        f"route add default via {CALI_LINK_LOCAL} dev {UPLINK}",
     ]
