@@ -69,12 +69,17 @@ def is_dotted_quad(text: str) -> bool:
         return False
 
 
+def hashed_router_id(name: str) -> str:
+    """CALICO_ROUTER_ID=hash: four octets of SHA-256 of the node's name, the first below 224."""
+    octets = hashlib.sha256(name.encode()).digest()[:4]
+    first = octets[0] - 32 if octets[0] > 223 else octets[0]
+    return str(Address(bytes((first, *octets[1:]))))
+
+
 def router_id(local: LocalNode, node: Node) -> str | No:
     """This node's BGP identifier, or why there is none (confd's populateNodeConfig and HashToIPv4)."""
     if local.router_id == "hash":
-        octets = hashlib.sha256(local.name.encode()).digest()[:4]
-        first = octets[0] - 32 if octets[0] > 223 else octets[0]
-        return str(Address(bytes((first, *octets[1:]))))
+        return hashed_router_id(local.name)
     if local.router_id:
         if is_dotted_quad(local.router_id):
             return local.router_id

@@ -140,9 +140,8 @@ def targets(resource: BgpPeer, node: Node, cluster: Cluster) -> Yes | No:
         return No("its peerSelector does not match the node's labels")
     if resource.peer_ip not in node.addresses:
         return No("its peerIP is not the node's")
-    asn = cluster.asn if resource.asn is None else resource.asn
-    if asn != cluster.asn_of(node):
-        return No(f"its asNumber is {asn}, the node's is {cluster.asn_of(node)}")
+    if resource.asn not in (None, cluster.asn_of(node)):
+        return No(f"its asNumber is {resource.asn}, the node's is {cluster.asn_of(node)}")
     port = cluster.port_of(node.name)
     if resource.peer_port not in (None, port):
         return No(f"its port is {resource.peer_port}, the node listens on {port}")

@@ -78,13 +78,15 @@ def test_a_malformed_value_takes_the_good_one_away_and_a_good_one_takes_the_reas
 
 
 def test_two_keys_that_name_one_thing_do_not_depend_on_their_order():
-    first, second = Change("/nodes/a", NODE_A, 1), Change("/nodes/zz", Node(name="a"), 2)
-    for order in ([first, second], [second, first]):
+    keys = [f"/nodes/{letter}" for letter in "abcdefghij"]
+    changes = [Change(key, Node(name="a", labels={"from": key}), 1) for key in keys]
+    for order in (changes, changes[::-1]):
         snapshot = Snapshot()
         snapshot.apply(order)
-        assert dict(snapshot.nodes) == {"a": NODE_A}
-        snapshot.apply([Change("/nodes/a", None, 3)])
-        assert dict(snapshot.nodes) == {"a": Node(name="a")}
+        for key in keys:
+            assert dict(snapshot.nodes) == {"a": Node(name="a", labels={"from": key})}
+            snapshot.apply([Change(key, None, 2)])
+        assert dict(snapshot.nodes) == {}
 
 
 def test_a_foreign_block_concerns_only_those_with_a_stake_in_it():
