@@ -26,6 +26,7 @@ class AdjRibIn:
         "_resyncing",
         "end_of_rib",
         "established_at",
+        "last_session",
         "over_limit",
         "paths",
         "peer",
@@ -39,6 +40,8 @@ class AdjRibIn:
         self.paths: dict[Prefix, Path] = {}
         self.session: Session | None = None
         """None while the session is down."""
+        self.last_session: Session | None = None
+        """The session the paths came from: still known while it is down and they are stale."""
         self.established_at: float | None = None
         self.stale: set[Prefix] = set()
         self.stale_until: float | None = None
@@ -51,8 +54,12 @@ class AdjRibIn:
 
     @property
     def complete(self) -> bool:
-        """Every negotiated family has had its End-of-RIB in this session."""
-        return self.session is not None and self.end_of_rib.issuperset(self.session.families)
+        """Every negotiated family has had its End-of-RIB in this session, and its paths are told."""
+        return (
+            not self._resyncing
+            and self.session is not None
+            and self.end_of_rib.issuperset(self.session.families)
+        )
 
     def established(self, session: Session, now: float) -> list[Path]:
         """The session came up.
@@ -64,7 +71,8 @@ class AdjRibIn:
         """
         gone: list[Path] = []
         if self._resyncing:
-            self.session, self.end_of_rib = session, set(session.end_of_rib)
+            self.session = self.last_session = session
+            self.end_of_rib = set(session.end_of_rib)
             self.established_at = now if self.established_at is None else self.established_at
             return gone
         if self.session is not None:  # a second connection replaced the first, no loss was told
@@ -72,7 +80,8 @@ class AdjRibIn:
         keep = session.families if self._ours else (v for v in session.families if v in session.forwarding)
         kept = {_OCTETS[v] for v in keep}
         gone += self._sweep(p for p in self.stale if len(p.network) not in kept)
-        self.session, self.established_at = session, now
+        self.session = self.last_session = session
+        self.established_at = now
         self.end_of_rib = set(session.end_of_rib)
         self.over_limit = 0
         self._ours = False
@@ -101,6 +110,7 @@ class AdjRibIn:
         restart = self.session.restart_time if self.session is not None else 0
         self.session = self.established_at = None
         self.end_of_rib.clear()
+        self._resyncing = False
         if self.stale_until is None:
             self._mark(now + (restart or DEFAULT_RESTART_TIME))
         else:
@@ -143,6 +153,12 @@ class AdjRibIn:
         if self.stale_until is None or now < self.stale_until or self._resyncing:
             return []
         return self._sweep(self.stale)
+
+    def removed(self) -> list[Path]:
+        """The peer is no longer configured: nothing of it is kept."""
+        self.session = self.established_at = None
+        self.end_of_rib.clear()
+        return self._sweep(list(self.paths))
 
     def refreshed(self, prefix: Prefix) -> None:
         """The peer announced it again, or withdrew it."""

@@ -7,11 +7,12 @@ node (confd's `calico_export_to_bgp_peers`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from felix_like.model.address import Address, Asn, IpVersion, Prefix
-from felix_like.model.bgp import Peer
+from felix_like.model.bgp import Peer, PeerType
+from felix_like.model.ippool import IPPool
 from felix_like.model.path import Attributes, Path, SegmentKind
 from felix_like.rib.decision import DEFAULT_LOCAL_PREF
 from felix_like.rib.import_policy import Source
@@ -35,6 +36,26 @@ class ExportFilter:
     services: PrefixTable[None] = field(default_factory=PrefixTable)
     own_blocks: PrefixTable[None] = field(default_factory=PrefixTable)
 
+    @classmethod
+    def of(
+        cls, pools: Iterable[IPPool], services: Iterable[Prefix], own_blocks: Iterable[Prefix]
+    ) -> ExportFilter:
+        """Where pools have one CIDR or lie in each other, one that forbids export is enough."""
+        rules = cls()
+        for pool in pools:
+            allowed = rules.pools.get(pool.cidr) is not False and not pool.disable_bgp_export
+            rules.pools.put(pool.cidr, allowed)
+        for cidr in services:
+            rules.services.put(cidr, None)
+        for block in own_blocks:
+            rules.own_blocks.put(block, None)
+        return rules
+
+    def same_ranges(self, other: ExportFilter) -> bool:
+        """The same pools and service ranges; own blocks aside."""
+        mine, its = ({p: rules.pools.get(p) for p in rules.pools} for rules in (self, other))
+        return mine == its and set(self.services) == set(other.services)
+
     def refuse(self, prefix: Prefix) -> str | None:
         pools = self.pools.all_matches(prefix)
         if not all(pools):
@@ -55,9 +76,12 @@ def may_learn_from(target: Peer, source: Source) -> str | None:
     if origin is None:
         return "its sender is not among this node's peers"
     if origin.is_ebgp or target.is_ebgp:
+        if origin.type is PeerType.MESH and target.type is PeerType.MESH:
+            # Nodes with AS numbers of their own: each is its blocks' only announcer all the same.
+            return "a peer of the full mesh hears it from its sender"
         return None
     if not (origin.route_reflector_client or target.route_reflector_client):
-        return "learned by iBGP: a peer of the full mesh hears it from its sender"
+        return "learned by iBGP, and neither side is a route reflector client"
     if source.session is None:
         return "its sender's router ID is not known, so ORIGINATOR_ID cannot be set"
     return None
@@ -77,6 +101,8 @@ def export(path: Path, source: Source, target: Peer, own: Mapping[IpVersion, Add
         if next_hop is None:
             return f"this node has no IPv{version} address to be its next hop"
     assert next_hop is not None
+    if next_hop == target.address:  # RFC 4271 section 5.1.3
+        return "the peer itself is its next hop"
     if target.is_ebgp:
         return _outward(replace(attributes, next_hop=next_hop, med=None), target)
     if source.is_ebgp:  # LOCAL_PREF and the reflector's attributes from outside were ignored

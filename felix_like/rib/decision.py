@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from felix_like.model.address import Asn
 from felix_like.model.path import Path
+from felix_like.rib.session import dotted
 
 DEFAULT_LOCAL_PREF = 100
 MAX_NEXT_HOPS = 64
@@ -60,15 +61,6 @@ def _router_id(candidate: Candidate) -> int:
 
 def _cluster_length(candidate: Candidate) -> int:
     return 0 if candidate.ebgp else len(candidate.path.attributes.cluster_list)
-
-
-def dotted(quad: str) -> int:
-    """A dotted quad as a number. Raises ValueError when it is none."""
-    parts = quad.split(".")
-    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and int(p) < 256 for p in parts):
-        raise ValueError(f"{quad!r} is not a dotted quad")
-    a, b, c, d = map(int, parts)
-    return a << 24 | b << 16 | c << 8 | d
 
 
 Survivors = Callable[[Sequence[Candidate]], list[Candidate]]

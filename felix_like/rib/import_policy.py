@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from felix_like.model.address import Address, Asn, Prefix
 from felix_like.model.bgp import Peer
 from felix_like.model.path import Attributes
-from felix_like.rib.decision import dotted
-from felix_like.rib.session import Session
+from felix_like.rib.session import Session, dotted
 
 _MARTIANS = tuple(
     Prefix.parse(text)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import KernelNextHop, NextHopState, Resolved
 from felix_like.model.path import Path
-from felix_like.rib.decision import MAX_NEXT_HOPS, Candidate, Decision, decide, dotted
+from felix_like.rib.decision import MAX_NEXT_HOPS, Candidate, Decision, decide
 from felix_like.rib.import_policy import Source
 from felix_like.rib.paths import Paths
+from felix_like.rib.session import dotted
 
 
 class LocRib:

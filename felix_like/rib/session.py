@@ -18,9 +18,18 @@ UNMARKED_WAIT = 30.0
 End-of-RIB, after our own speaker restarted."""
 
 
+def dotted(quad: str) -> int:
+    """A dotted quad as a number. Raises ValueError when it is none."""
+    parts = quad.split(".")
+    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and int(p) < 256 for p in parts):
+        raise ValueError(f"{quad!r} is not a dotted quad")
+    a, b, c, d = map(int, parts)
+    return a << 24 | b << 16 | c << 8 | d
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """The peer's side of an established session."""
+    """The peer's side of an established session. Raises ValueError for a router ID that is none."""
 
     router_id: str
     """Dotted quad, as in its OPEN."""
@@ -37,3 +46,6 @@ class Session:
     """Those with the F bit: it kept forwarding over its last restart."""
     end_of_rib: frozenset[IpVersion] = frozenset()
     """Families whose End-of-RIB this session has already delivered (told at a resynchronisation)."""
+
+    def __post_init__(self) -> None:
+        dotted(self.router_id)

@@ -35,7 +35,7 @@ def peer(address: str, asn: int = 64512, **more: Any) -> Peer:
         local_address=OURS,
         local_asn=Asn(64512),
         router_id="10.0.0.1",
-        type=PeerType.MESH,
+        type=PeerType.MESH if asn == 64512 else PeerType.GLOBAL,
         name="x",
         **more,
     )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from felix_like.model.address import Address, Asn, Prefix
 from felix_like.model.path import Attributes, OriginCode, Path
-from felix_like.rib.decision import STEPS, TIE_BREAKERS, Candidate, decide, dotted
+from felix_like.rib.decision import STEPS, TIE_BREAKERS, Candidate, decide
+from felix_like.rib.session import dotted
 
 PREFIX = Prefix.parse("203.0.113.0/24")
 
