@@ -14,7 +14,11 @@ from felix_like.model.address import Address, Asn, IpVersion
 def parse(text: str) -> list[Neighbor]:
     """The neighbors of a configuration. Raises ConfError."""
     configuration = Configuration([text], text=True)
-    if not configuration.reload():
+    try:
+        good = configuration.reload()
+    except Exception as error:  # the parser's own faults are the file's faults to us
+        raise ConfError(f"the parser failed: {type(error).__name__}: {error}") from error
+    if not good:
         reason = " ".join(str(configuration.error).split())
         raise ConfError(reason or "exabgp.conf is not valid")
     return [_neighbor(one) for one in configuration.neighbors.values()]
