@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from agent.keep import Report
+from agent.sinks.hearing import Account, Hearing
 from agent.sinks.monitor import RouteMonitor
 from agent.sinks.netlink import Failure, RouteWriter, dump_routes
-from agent.sinks.ownership import OURS, Ledger, Sweep, ours
+from agent.sinks.ownership import OURS, Sweep, ours
 from agent.sinks.programming import Outcome, Turn
-from agent.sinks.rtlink import AddressSeen, Event, LinkSeen, Overrun, RouteSeen
 from agent.sinks.rtnetlink import KernelRoute, hop_order
-from agent.sinks.trouble import Troubles
 from felix_like.model.address import Address
 from felix_like.model.desired import MAIN_TABLE, Route, RouteKey
 
@@ -26,10 +25,6 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-REPAIR_DELAY: Final = 0.15
-"""Seconds that others' changes are collected before they are undone: `ip route flush` goes in rounds."""
-LINK_DELAY: Final = 0.3
-"""Seconds after a link or address event before the tables are read back."""
 READ_BACK_EVERY: Final = 90.0
 """Seconds between read-backs while something is in trouble and `keep` therefore does not call `start`."""
 ROUNDS: Final = 4
@@ -74,21 +69,9 @@ class KernelSink:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel-routes")
         self._writer: RouteWriter | None = None
         self._subscribed = False
-        self._wanted: dict[RouteKey, Route] = {}
-        self._ledger = Ledger()
-        self._troubles = Troubles()
-        self._sweep = Sweep()
-        self._dirty: set[RouteKey] = set()
-        self._disturbed: set[RouteKey] = set()
-        """Keys that another program changed; they wait for REPAIR_DELAY."""
-        self._repairing: set[RouteKey] = set()
-        self._suspects: set[RouteKey] = set()
-        """Keys under which a foreign route appeared beside ours."""
-        self._repair_timer: asyncio.TimerHandle | None = None
-        self._link_timer: asyncio.TimerHandle | None = None
-        self._touched: set[RouteKey] = set()
-        """Wanted keys that events named since the last read or write began: what came back is not sure."""
-        self._stale = True
+        self._account = account = Account()
+        self._wanted, self._ledger, self._troubles = account.wanted, account.ledger, account.troubles
+        self._hearing = Hearing(account, self.wake, clock, self._tables)
         self._read_at = 0.0
         self._repaired = 0
         self._messages = 0
@@ -100,13 +83,10 @@ class KernelSink:
 
         Raises ValueError for a key the kernel cannot tell apart (metric 0, a table that is not ours).
         """
-        wanted, inherited = self._wanted, self._ledger.inherited
+        wanted, inherited, dirty = self._wanted, self._ledger.inherited, self._account.dirty
         for key, route in changes.items():
             if route is None:
-                if wanted.pop(key, None) is not None:
-                    self._dirty.add(key)
-                self._troubles.clear(key)
-                self._repairing.discard(key)
+                self._unwant(key)
                 continue
             if key.priority == 0 or key.table not in self._tables:
                 raise ValueError(
@@ -118,21 +98,29 @@ class KernelSink:
                     route = Route(key, route.kind, route.protocol, hops)
             wanted[key] = route
             inherited.discard(key)
-            self._dirty.add(key)
-        if self._dirty:
+            dirty.add(key)
+        if dirty:
             self.wake.set()
+
+    def _unwant(self, key: RouteKey) -> None:
+        account = self._account
+        route = account.wanted.pop(key, None)
+        account.repairing.discard(key)
+        if route is None:
+            return
+        if key in account.troubles.by_key:
+            account.troubles.clear(key)
+            if key.prefix.version == 6:
+                # Ours may hide as a further next hop in a foreign route; an exact delete hits nothing else.
+                account.ledger.extras.setdefault(key, []).append(route)
+        account.dirty.add(key)
 
     def allow_sweep(
         self, authoritative: bool, awaiting: frozenset[Address], peers: frozenset[Address]
     ) -> None:
         """Say what is known by now, so that inherited routes that nobody wants may go (see `Sweep`)."""
-        self._sweep = Sweep(authoritative, awaiting, peers)
-        self._release()
-
-    def _release(self) -> None:
-        if free := self._ledger.release(self._sweep):
-            self._dirty |= free
-            self.wake.set()
+        self._account.sweep = Sweep(authoritative, awaiting, peers)
+        self._hearing.release()
 
     # What `keep` calls
 
@@ -140,30 +128,28 @@ class KernelSink:
         """Open the sockets where needed and read our routes back. Raises OSError."""
         self._monitor.start()  # before the dump: what happens meanwhile must not be missed
         if not self._subscribed:
-            self._monitor.subscribe(self._heard)
+            self._monitor.subscribe(self._hearing.heard)
             self._subscribed = True
         if self._writer is None:
             self._writer = RouteWriter()
             self._monitor.ignore({self._writer.port})
-        self._stale = True
         await self._read_back()
 
     async def apply(self) -> Report:
         """Write what differs. Raises OSError when the kernel's answers are lost: `start` again."""
-        if self._stale or self._clock() - self._read_at > READ_BACK_EVERY:
+        account, hearing = self._account, self._hearing
+        if hearing.stale or self._clock() - self._read_at > READ_BACK_EVERY:
             await self._read_back()
-        self._dirty.update(self._troubles.take_due(self._clock()))
+        account.dirty.update(self._troubles.take_due(self._clock()))
         for _ in range(ROUNDS):
-            if not self._dirty and not self._suspects:
+            if not account.dirty and not hearing.suspects:
                 break
             await self._turn()
-        return Report(0.1 if self._dirty or self._suspects else self._troubles.wait(self._clock()))
+        return Report(0.1 if account.dirty or hearing.suspects else self._troubles.wait(self._clock()))
 
     def close(self) -> None:
         """Close the sockets; the routes stay. The monitor is the caller's."""
-        for timer in (self._repair_timer, self._link_timer):
-            if timer is not None:
-                timer.cancel()
+        self._hearing.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None:
             self._writer.close()
@@ -202,22 +188,22 @@ class KernelSink:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _read_back(self) -> None:
-        self._stale = False
-        self._touched.clear()
+        account, hearing = self._account, self._hearing
+        hearing.begin_reading()
         known = self._ledger.have
         before = len(known)
         try:
             routes = await self._run(lambda: dump_ours(self._tables))
         except BaseException:
-            self._stale = True
+            hearing.stale = True
             raise
-        differing = self._ledger.read_back(routes, self._wanted, self._dirty | self._troubles.by_key.keys())
-        self._repairing.update(key for key in differing if key in known and key in self._wanted)
-        self._dirty |= differing
-        self._distrust()
+        differing = self._ledger.read_back(routes, self._wanted, account.dirty | self._troubles.by_key.keys())
+        account.repairing.update(key for key in differing if key in known and key in self._wanted)
+        account.dirty |= differing
+        hearing.distrust()
         self._read_at = self._clock()
         self._troubles.forget_old(self._read_at)
-        self._release()
+        hearing.release()
         log.debug(
             "%s: %d read back, %d before, %d differ",
             self.name,
@@ -226,26 +212,19 @@ class KernelSink:
             len(differing),
         )
 
-    def _distrust(self) -> None:
-        """Others changed these while we read or wrote: create them anew; a clash shows what is there."""
-        for key in self._touched & self._wanted.keys():
-            self._ledger.have.pop(key, None)
-            self._disturb(key)
-        self._touched.clear()
-
     def _send(self, octets: bytes, count: int) -> asyncio.Future[list[Failure]]:
         assert self._writer is not None
         return asyncio.get_running_loop().run_in_executor(self._thread, self._writer.send, octets, count)
 
     async def _turn(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        suspects, self._suspects = self._suspects, set()
-        self._touched.clear()
+        account, hearing = self._account, self._hearing
+        dirty, account.dirty = account.dirty, set()
+        suspects = hearing.begin_writing()
         turn = Turn(self._ledger, self._wanted, self._send)
         try:
             outcome = await turn.run(dirty)
         except OSError:
-            self._dirty |= dirty
+            account.dirty |= dirty
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -255,19 +234,22 @@ class KernelSink:
         self._learn(outcome)
         if lookups := outcome.clashes | (suspects & self._wanted.keys()):
             holders = await self._run(lambda: find_holders(lookups))
-            for key in lookups - self._touched:
+            for key in lookups - hearing.touched:
                 self._judge(key, holders.get(key, []))
-        self._distrust()
+        hearing.distrust()
 
     def _learn(self, outcome: Outcome) -> None:
         now = self._clock()
+        repairing = self._account.repairing
         if self._troubles.by_key:
-            for key in outcome.put - outcome.shared:
+            for key in (outcome.put | outcome.dropped) - outcome.shared:
                 self._troubles.clear(key)
-        if self._repairing:
-            self._repaired += len(self._repairing & outcome.put)
-            self._repairing -= outcome.put
+        if repairing:
+            self._repaired += len(repairing & outcome.put)
+            repairing -= outcome.put
         for key, reason in outcome.failed.items():
+            if key not in self._wanted and key not in self._ledger.have:
+                continue  # no longer wanted by the time it failed
             if self._troubles.failed(key, f"the kernel says: {reason}", now):
                 log.warning("route %s: the kernel refused it: %s", key.prefix, reason)
         for key in outcome.shared:
@@ -277,7 +259,7 @@ class KernelSink:
 
     def _judge(self, key: RouteKey, holders: Sequence[KernelRoute]) -> None:
         """Somebody holds a key that we want: is it us, or who?"""
-        now, wanted = self._clock(), self._wanted.get(key)
+        now, wanted, dirty = self._clock(), self._wanted.get(key), self._account.dirty
         mine = [route for holder in holders if (route := ours(holder, self._tables)) is not None]
         foreign = [holder for holder in holders if ours(holder, self._tables) is None]
         if mine:
@@ -285,9 +267,9 @@ class KernelSink:
             assert best is not None
             self._ledger.found(best, self._wanted)
             if best != wanted:
-                self._dirty.add(key)
+                dirty.add(key)
         elif not foreign:
-            self._dirty.add(key)  # gone in the meantime
+            dirty.add(key)  # gone in the meantime
         if foreign and wanted is not None:
             reason = (
                 f"a foreign route ({foreign[0]}) has the same prefix and metric {key.priority}: remove it or "
@@ -297,90 +279,6 @@ class KernelSink:
                 log.warning("route %s: %s", key.prefix, reason)
         elif mine and mine == [wanted]:
             self._troubles.clear(key)
-
-    # What the monitor tells
-
-    def _heard(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if isinstance(event, RouteSeen):
-                self._route_seen(event)
-            elif isinstance(event, Overrun):
-                self._stale = True
-                self.wake.set()
-            elif isinstance(event, LinkSeen | AddressSeen):
-                self._link_seen(event)
-
-    def _route_seen(self, event: RouteSeen) -> None:
-        key, ledger = event.route.key, self._ledger
-        held = ledger.have.get(key)
-        seen = ours(event.route, self._tables)
-        if not event.route.plain or (held is None and seen is None and key not in self._wanted):
-            return
-        self._touched.add(key)
-        if seen is None:
-            self._foreign_seen(event, held)
-            return
-        if (None if event.gone else seen) == held:
-            return
-        if event.gone:
-            del ledger.have[key]
-        else:
-            ledger.found(seen, self._wanted)
-        if key in self._wanted:
-            self._disturb(key)
-        else:
-            self._release()
-
-    def _foreign_seen(self, event: RouteSeen, held: Route | None) -> None:
-        """A foreign route with a key that we have or want came or went."""
-        key = event.route.key
-        if event.gone:
-            if self._troubles.retry_key(key, self._clock()):
-                self.wake.set()
-        elif held is not None and event.replaced:
-            del self._ledger.have[key]
-            if key in self._wanted:
-                self._disturb(key)
-        elif held is not None:
-            self._suspects.add(key)
-            self.wake.set()
-
-    def _disturb(self, key: RouteKey) -> None:
-        self._disturbed.add(key)
-        if self._repair_timer is None:
-            loop = asyncio.get_running_loop()
-            self._repair_timer = loop.call_later(REPAIR_DELAY, self._repair)
-
-    def _repair(self) -> None:
-        self._repair_timer = None
-        now = self._clock()
-        keys, self._disturbed = self._disturbed, set()
-        repairs = {key for key in keys if self._troubles.may_repair(key, now)}
-        self._repairing |= repairs
-        self._dirty |= repairs
-        self.wake.set()
-
-    def _link_seen(self, event: LinkSeen | AddressSeen) -> None:
-        """IPv4 routes vanish without a word when their link goes down or loses its last address."""
-        lost = event.gone or (isinstance(event, LinkSeen) and not event.up)
-        if lost:
-            if not self._stale and self._uses(event.ifindex):
-                self._later_stale()
-        elif self._troubles.by_key:
-            self._later_stale()
-
-    def _uses(self, ifindex: int) -> bool:
-        return any(hop.ifindex == ifindex for route in self._wanted.values() for hop in route.next_hops)
-
-    def _later_stale(self) -> None:
-        if self._link_timer is None:
-            self._link_timer = asyncio.get_running_loop().call_later(LINK_DELAY, self._links_changed)
-
-    def _links_changed(self) -> None:
-        self._link_timer = None
-        self._stale = True
-        self._troubles.retry_now(self._clock())
-        self.wake.set()
 
 
 def dump_ours(tables: Collection[int]) -> list[Route]:

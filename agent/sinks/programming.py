@@ -51,7 +51,7 @@ class Outcome:
     """What a turn achieved. `clashes`: somebody holds the key; who, has to be looked up."""
 
     put: set[RouteKey] = field(default_factory=set)
-    dropped: int = 0
+    dropped: set[RouteKey] = field(default_factory=set)
     failed: dict[RouteKey, str] = field(default_factory=dict)
     clashes: set[RouteKey] = field(default_factory=set)
     shared: set[RouteKey] = field(default_factory=set)
@@ -122,9 +122,14 @@ class Turn:
     def _extras(self) -> Iterator[Job]:
         ledger = self._ledger
         for key, routes in list(ledger.extras.items()):
-            if key not in ledger.have or ledger.have[key] == self._wanted.get(key):
-                del ledger.extras[key]
-                yield from (Job("extra", route, None) for route in routes)
+            held = ledger.have.get(key)
+            if held is not None and held != self._wanted.get(key):
+                continue
+            del ledger.extras[key]
+            for route in routes:
+                remove = route if held is None else rewrite(route, held).remove
+                if remove is not None and route != held:
+                    yield Job("extra", remove, None)
 
     async def _push(self, slices: Iterable[Sequence[Job]]) -> None:
         pending: tuple[asyncio.Future[list[Failure]], Sequence[Job]] | None = None
@@ -164,7 +169,8 @@ class Turn:
             self._installed(key, job.wanted)
         elif job.purpose == "drop" or job.purpose == "clear":
             self._ledger.have.pop(key, None)
-            self.outcome.dropped += job.purpose == "drop"
+            if job.purpose == "drop":
+                self.outcome.dropped.add(key)
 
     def _refused(self, job: Job, failure: Failure) -> None:
         key, purpose = job.message.key, job.purpose

@@ -92,7 +92,7 @@ def parse_link(octets: bytes, start: int, end: int, gone: bool = False) -> LinkS
     for kind, first, last in attributes(octets, start + 16, end):
         if kind == _IFLA_IFNAME:
             name = octets[first:last].rstrip(b"\0").decode("utf-8", "replace")
-        elif kind == _IFLA_MTU:
+        elif kind == _IFLA_MTU and last - first == 4:
             (mtu,) = _U32.unpack_from(octets, first)
     return LinkSeen(index, name, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), mtu, gone)
 

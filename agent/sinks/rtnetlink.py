@@ -5,6 +5,7 @@ Layouts are those of linux/netlink.h and linux/rtnetlink.h; everything is in hos
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,8 @@ def messages(octets: bytes) -> Iterator[Message]:
 
 def parse_error(octets: bytes, message: Message) -> Refused:
     """An NLMSG_ERROR; with NETLINK_CAP_ACK only the header of the request follows the number."""
+    if message.end - message.start < 20:
+        return Refused(message.sequence, errno.EPROTO, "the kernel's answer is cut short")
     (number,) = _ERRNO.unpack_from(octets, message.start)
     text = ""
     if message.flags & _NLM_F_ACK_TLVS:
@@ -323,25 +326,28 @@ def parse_route(octets: bytes, start: int, end: int) -> KernelRoute | None:  # n
     hops: tuple[KernelNextHop, ...] | None = None
     unpack = ATTRIBUTE.unpack_from
     start += 12
-    while start + 4 <= end:  # written out: this loop is the cost of a dump
-        width, kind = unpack(octets, start)
-        if width < 4 or start + width > end:
-            return None
-        if kind == RTA_DST:
-            network = octets[start + 4 : start + width]
-        elif kind == RTA_PRIORITY:
-            (priority,) = _U32.unpack_from(octets, start + 4)
-        elif kind == RTA_GATEWAY:
-            gateway = octets[start + 4 : start + width]
-        elif kind == RTA_OIF:
-            (ifindex,) = _U32.unpack_from(octets, start + 4)
-        elif kind == RTA_TABLE:
-            (table,) = _U32.unpack_from(octets, start + 4)
-        elif kind & 0x3FFF == RTA_MULTIPATH:
-            hops = _multipath_cached(octets[start + 4 : start + width])
-        elif kind == RTA_VIA:
-            gateway = octets[start + 6 : start + width]
-        start += (width + 3) & ~3
+    try:
+        while start + 4 <= end:  # written out: this loop is the cost of a dump
+            width, kind = unpack(octets, start)
+            if width < 4 or start + width > end:
+                return None
+            if kind == RTA_DST:
+                network = octets[start + 4 : start + width]
+            elif kind == RTA_PRIORITY:
+                (priority,) = _U32.unpack_from(octets, start + 4)
+            elif kind == RTA_GATEWAY:
+                gateway = octets[start + 4 : start + width]
+            elif kind == RTA_OIF:
+                (ifindex,) = _U32.unpack_from(octets, start + 4)
+            elif kind == RTA_TABLE:
+                (table,) = _U32.unpack_from(octets, start + 4)
+            elif kind & 0x3FFF == RTA_MULTIPATH:
+                hops = _multipath_cached(octets[start + 4 : start + width])
+            elif kind == RTA_VIA:
+                gateway = octets[start + 6 : start + width]
+            start += (width + 3) & ~3
+    except struct.error:
+        return None
     if len(network) != size:
         return None
     if hops is None:

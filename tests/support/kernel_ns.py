@@ -117,12 +117,12 @@ def made_world() -> Iterator[World]:
                 subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 10.0, every: float = 0.02) -> None:
     """Poll for a state; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "the awaited state did not come"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every)
 
 
 @contextlib.asynccontextmanager
