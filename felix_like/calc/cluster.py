@@ -158,7 +158,7 @@ def cluster(snapshot: Snapshot) -> Cluster:
     ports = {
         name.removeprefix("node."): configuration.listen_port
         for name, configuration in snapshot.bgp_configurations.items()
-        if name.startswith("node.") and configuration.listen_port and _is_port(configuration.listen_port)
+        if name.startswith("node.") and configuration.listen_port and is_port(configuration.listen_port)
     }
     return Cluster(
         nodes=nodes,
@@ -171,10 +171,11 @@ def cluster(snapshot: Snapshot) -> Cluster:
 
 def _port(configuration: BgpConfiguration) -> int:
     port = configuration.listen_port
-    return port if port is not None and _is_port(port) else DEFAULT_BGP_PORT
+    return port if port is not None and is_port(port) else DEFAULT_BGP_PORT
 
 
-def _is_port(port: int) -> bool:
+def is_port(port: int) -> bool:
+    """A TCP port one can connect to."""
     return 0 < port < 65536
 
 
@@ -215,7 +216,7 @@ def _configuration_refusals(
 ) -> Iterator[Refusal]:
     subject = f"BGPConfiguration {quoted(name)}"
     port = configuration.listen_port
-    if port is not None and not _is_port(port):
+    if port is not None and not is_port(port):
         yield Refusal(subject, f"listenPort {port} does not exist; 179 is used. Set 1 to 65535")
     if name == "default":
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from felix_like.calc.cluster import Cluster, quoted, usable_asn, usable_name
+from felix_like.calc.cluster import Cluster, is_port, quoted, usable_asn, usable_name
 from felix_like.calc.selector import SelectorError, parse
 from felix_like.calc.session import (
     Candidate,
@@ -112,6 +112,8 @@ def usable_resource(resource: BgpPeer) -> Yes | No:
         return No("it has both peerIP and peerSelector; keep one")
     if resource.peer_ip is None and resource.peer_selector is None:
         return No("it names no peer; set peerIP and asNumber, or peerSelector")
+    if resource.peer_port is not None and not is_port(resource.peer_port):
+        return No(f"port {resource.peer_port} in its peerIP does not exist; use 1 to 65535")
     for field, text in (("nodeSelector", resource.node_selector), ("peerSelector", resource.peer_selector)):
         if text is not None:
             try:
@@ -178,7 +180,7 @@ def _named_peer(resource: BgpPeer, address: Address, own: Own, kind: PeerType) -
         if node is None:
             return No(f"it has no asNumber and {address} is no node of this cluster; set asNumber")
         asn = own.cluster.asn_of(node)
-    port = resource.peer_port or DEFAULT_BGP_PORT
+    port = DEFAULT_BGP_PORT if resource.peer_port is None else resource.peer_port
     if resource.peer_port is None and node is not None and targets(resource, node, own.cluster):
         port = own.cluster.port_of(node.name)
     return Candidate(address=address, asn=asn, port=port, type=kind, node=node, resource=resource)

@@ -99,6 +99,7 @@ class Terms:
     restart_time: int
     ttl_security: int | None = None
     next_hop_mode: str = "Auto"
+    prefix_limit: int | None = None
 
 
 def mesh_terms(own: Own, secrets: Secrets) -> tuple[Terms | None, list[Refusal]]:
@@ -129,6 +130,10 @@ def peer_terms(resource: BgpPeer, own: Own, secrets: Secrets) -> tuple[Terms | N
     if mode not in NEXT_HOP_MODES:
         notes.append(f"nextHopMode {mode[:32]!a} is unknown, Auto is used; use Auto, Self or Keep")
         mode = "Auto"
+    limit = resource.prefix_limit
+    if limit is not None and limit < 1:
+        notes.append(f"tortie/prefix-limit {limit} is left out; use 1 or more")
+        limit = None
     subject = f"BGPPeer {quoted(resource.name)}"
     ttl = resource.ttl_security or None
     password = find_password(resource.password, secrets)
@@ -139,7 +144,12 @@ def peer_terms(resource: BgpPeer, own: Own, secrets: Secrets) -> tuple[Terms | N
         notes.append(f"no session is made: {password.reason}")
     else:
         terms = Terms(
-            password=password, hold_time=hold, restart_time=restart, ttl_security=ttl, next_hop_mode=mode
+            password=password,
+            hold_time=hold,
+            restart_time=restart,
+            ttl_security=ttl,
+            next_hop_mode=mode,
+            prefix_limit=limit,
         )
     return terms, [Refusal(subject, note) for note in notes]
 
@@ -246,7 +256,7 @@ def session(candidate: Candidate, terms: Terms, own: Own) -> Peer | No:
         next_hop_mode=terms.next_hop_mode,
         allowed_local_asns=max(0, resource.num_allowed_local_asns) if resource else 0,
         accepts_pool_routes=resource.accepts_pool_routes if resource else False,
-        prefix_limit=resource.prefix_limit if resource else None,
+        prefix_limit=terms.prefix_limit,
     )
 
 

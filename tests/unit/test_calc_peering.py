@@ -162,6 +162,8 @@ def test_nodes_without_a_common_family_make_no_session():
         (bgp_peer("p", "10.9.9.9", 1, node="a", node_selector="all()"), "both node and nodeSelector"),
         (bgp_peer("p", "10.9.9.9", 1, peer_selector="all()"), "both peerIP and peerSelector"),
         (bgp_peer("p"), "names no peer"),
+        (bgp_peer("p", "10.9.9.9", 1, peer_port=0), "port 0 in its peerIP does not exist"),
+        (bgp_peer("p", "10.9.9.9", 1, peer_port=65536), "port 65536 in its peerIP does not exist"),
         (bgp_peer("p", "10.9.9.9"), "it has no asNumber and 10.9.9.9 is no node"),
         (bgp_peer("p", "10.0.0.9", 65001), "10.0.0.9 is this node's own address: its asNumber is 65001"),
         (bgp_peer("p", "10.9.9.9", 1, ttl_security=256), "ttlSecurity 256"),
