@@ -17,7 +17,7 @@ COMMANDS = {
     "ipam": ("agent.cli.ipam:ipam", "Show how the pools' addresses are used."),
     "lab": ("agent.lab.commands:lab", "Build and play with a cluster in network namespaces."),
     "completion": ("agent.cli.completion:completion", "Print a shell's completion script."),
-    "version": ("agent.cli.version:version", "Show the versions of tortiectl, the agents and the cluster."),
+    "version": ("agent.cli.version:version", "Show the versions of tortiectl, the agent and the cluster."),
 }
 """Name -> (where it is, its one-line help: what `--help` shows without importing it)."""
 

@@ -27,7 +27,7 @@ Examples:
 @node_option
 @click.pass_obj
 def version(config: str | None, client: bool, name: str | None) -> None:
-    """Show the versions of tortiectl, the agent and the cluster; asks only whom it can reach."""
+    """Show the versions of tortiectl, the agent and the cluster."""
     click.echo(f"Client Version:     {_own()}")
     if client:
         return
