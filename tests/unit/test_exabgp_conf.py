@@ -20,7 +20,6 @@ from exabgp.util.psk import decode_base64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
-from support.neighbors import desired, peer
 
 from bird_config.compose import compose, compose_neighbor
 from bird_config.document import NeighborConfig, SpeakerConfig
@@ -28,6 +27,7 @@ from bird_config.render import FILTERS, Unrenderable, _environment, render
 from felix_like.model.address import Address, Asn
 from felix_like.model.bgp import Peer, PeerType
 from felix_like.model.verdict import No, Refusal
+from tests.support.neighbors import desired, peer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
