@@ -19,6 +19,7 @@ from agent.speaker.protocol import (
     Event,
     Hello,
     Learned,
+    LimitExceeded,
     PeerDown,
     PeerGone,
     PeerState,
@@ -46,6 +47,7 @@ class Told(Protocol):
     def address(self) -> Address: ...
     def state_event(self) -> PeerState: ...
     def up_event(self) -> PeerUp | None: ...
+    def limit_event(self) -> LimitExceeded | None: ...
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class _Pending:
     gone: bool = False
     state: bool = False
     down: PeerDown | None = None
+    limit: bool = False
     up: bool = False
     dirty: dict[IpVersion, dict[Packed, None]] = field(default_factory=lambda: {4: {}, 6: {}})
     end_of_rib: set[IpVersion] = field(default_factory=set)
@@ -68,7 +71,7 @@ class Feed:
         self._replaying = True
         for peer in peers:
             pending = self._of(peer)
-            pending.state = True
+            pending.state = pending.limit = True
             if peer.up_event() is not None:
                 pending.up = True
                 pending.dirty = {v: dict.fromkeys(peer.rib_in.tables[v]) for v in _VERSIONS}
@@ -89,6 +92,9 @@ class Feed:
 
     def state(self, peer: Told) -> None:
         self._of(peer).state = True
+
+    def limit(self, peer: Told) -> None:
+        self._of(peer).limit = True
 
     def up(self, peer: Told) -> None:
         self._of(peer).up = True
@@ -161,6 +167,10 @@ class Feed:
         if pending.state:
             pending.state = False
             events.append(peer.state_event())
+        if pending.limit:
+            pending.limit = False
+            exceeded = peer.limit_event()
+            events += [exceeded] if exceeded is not None else []
         if pending.up:
             pending.up = False
             up = peer.up_event()

@@ -52,6 +52,7 @@ class PeerEntry:
         self.over_limit: int | None = None
         """The count that went over the limit; the driver ceases the session and clears it."""
         self.hold_down = HOLD_DOWN
+        self._exceeded: LimitExceeded | None = None
         self._table = table
         self._state: State = "Idle"
         self._since = table.clock()
@@ -86,6 +87,10 @@ class PeerEntry:
             graceful=agreed.graceful,
         )
 
+    def limit_event(self) -> LimitExceeded | None:
+        """Set from the flood until the session is up again."""
+        return self._exceeded
+
     def failing(self, reason: str, state: State = "Active") -> None:
         """Why the session does not come up, said when it is news."""
         if self.negotiation is None and (reason != self._reason or state != self._state):
@@ -114,6 +119,7 @@ class PeerEntry:
         _logger.info("neighbor %s: established, router ID %s", self.address, negotiation.router_id)
         self.negotiation = negotiation
         self._reason = ""
+        self._exceeded = None
         self._eor_sent = set()
         self._faulty, self._faults = 0, set()
         self.rib_in.clear()
@@ -180,8 +186,9 @@ class PeerEntry:
             limit,
             pause,
         )
+        self._exceeded = LimitExceeded(self.address, count, limit, pause)
         if self._table.feed is not None:
-            self._table.feed.say(LimitExceeded(self.address, count, limit, pause))
+            self._table.feed.limit(self)
         return pause
 
     def _fault(self, update: Update) -> None:

@@ -74,7 +74,14 @@ class Bird:
         self.process = where.start(
             "bird", "-f", "-c", str(self._conf), "-s", str(self._control), stderr=subprocess.PIPE
         )
-        _wait(self._control.exists, 10, "bird did not start")
+        _wait(self._answers, 10, lambda: f"bird did not start: {self._complaint()}")
+
+    def _answers(self) -> bool:
+        return self.process.poll() is None and "BIRD" in self.ask("show", "status")
+
+    def _complaint(self) -> str:
+        self.process.kill()
+        return str((self.process.stderr.read() if self.process.stderr else b"").decode())
 
     def _write(self, parts: tuple[str, ...]) -> None:
         head = (
@@ -101,16 +108,20 @@ class Bird:
         return found.group(1) if found else "?"
 
     def since(self, protocol: str) -> str:
-        found = re.search(rf"^{protocol}\s+BGP\s+\S+\s+\S+\s+(\S+)", self.ask("show", "protocols"), re.M)
+        found = re.search(
+            rf"^{protocol}\s+BGP\s+\S+\s+\S+\s+(\S+)", self.ask("show", "protocols"), re.MULTILINE
+        )
         return found.group(1) if found else "?"
 
     def routes(self, protocol: str) -> set[str]:
         """Prefixes learned from a protocol."""
         answer = self.ask("show", "route", "protocol", protocol)
-        return set(re.findall(r"^([0-9a-f.:]+/\d+)", answer, re.M))
+        return set(re.findall(r"^([0-9a-f.:]+/\d+)", answer, re.MULTILINE))
 
     def count(self, protocol: str) -> int:
-        found = re.search(r"^(\d+) of", self.ask("show", "route", "protocol", protocol, "count"), re.M)
+        found = re.search(
+            r"^(\d+) of", self.ask("show", "route", "protocol", protocol, "count"), re.MULTILINE
+        )
         return int(found.group(1)) if found else 0
 
     def route(self, prefix: str) -> str:
