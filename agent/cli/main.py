@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -68,6 +69,9 @@ def tortiectl(ctx: click.Context, config: str | None) -> None:
 
 def main() -> None:
     """Entry point. A closed pipe (`tortiectl routes | head`) ends it without a word."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # our ticks and dashes must not fail in an old locale
     try:
         run: Any = tortiectl
         run(prog_name="tortiectl")

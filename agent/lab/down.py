@@ -22,6 +22,8 @@ def down(lab: Lab, say: Callable[[str], None] = lambda _: None) -> bool:
     found = [name for name in netns.names() if lab.owns(name)]
     if not found and not lab.folder.exists():
         return False
+    if not found:
+        _check_folder(lab)
     troubles: list[str] = []
     with state.locked(lab):
         before = _sysctls(lab)
@@ -70,10 +72,15 @@ def _sysctls(lab: Lab) -> dict[str, str]:
 
 
 def _remove(lab: Lab) -> None:
-    """Remove the lab's folder with all in it, if it is one: TORTIE_LAB_DIR may name anything."""
+    """Remove the lab's folder with all in it, if it is one."""
+    _check_folder(lab)
+    shutil.rmtree(lab.folder)
+
+
+def _check_folder(lab: Lab) -> None:
+    """Raises LabError when the folder is not a lab's: TORTIE_LAB_DIR may name anything."""
     foreign = [entry.name for entry in lab.folder.iterdir() if entry.name != "lock"]
     if foreign and not lab.state_file.exists():
         raise LabError(
             f"{lab.folder} is not a lab's folder (it holds {foreign[0]} and no lab.json): it stays"
         )
-    shutil.rmtree(lab.folder)

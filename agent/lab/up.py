@@ -19,9 +19,9 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
     """Build, prove and print a lab. Raises LabError; what was built stays for a look, until `lab down`."""
     need_root()
     processes.check_commands()
+    refuse_second(lab)
     for command in ("tortie-agent", "tortie-speaker"):
         processes.find(command)
-    refuse_second(lab)
     planned = [plan_node(index, node_name(index), pods) for index in range(1, nodes + 1)]
     with state.locked(lab):
         made = State(nodes=planned, created=time.time(), settings=dict(extra))

@@ -1,0 +1,171 @@
+"""A three-node lab from the real command, told as one story: build, change, kill, and leave without a trace.
+
+The tests share one lab and run in order; each leaves it whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.reallab import RealLab, machine, until
+
+pytestmark = pytest.mark.lab
+
+NODES = ("node-1", "node-2", "node-3")
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    return machine()
+
+
+@pytest.fixture(scope="module")
+def lab(before: dict[str, str]) -> Iterator[RealLab]:
+    made = RealLab("s")
+    try:
+        made.first_words = made.lab("up", "--nodes", "3", "--pods", "2", "--timeout", "90")
+        yield made
+    finally:
+        made.lab("down")
+
+
+def blocks(lab: RealLab, version: int) -> dict[str, str]:
+    """Prefix -> address of its holder, from what every node except the holder has learned."""
+    found: dict[str, str] = {}
+    for node in lab.state()["nodes"]:
+        found |= lab.learned(node["name"], version)
+    return found
+
+
+def sessions(lab: RealLab) -> dict[str, list[str]]:
+    return {node: [peer["state"] for peer in lab.status(node)["peers"]] for node in NODES}
+
+
+def mesh_is_up(lab: RealLab) -> bool:
+    return all(states and set(states) == {"Established"} for states in sessions(lab).values())
+
+
+def test_up_says_what_it_did_and_what_to_try(lab: RealLab) -> None:
+    assert "12 of 12" in lab.first_words, "routes"
+    assert "60 of 60 answered" in lab.first_words, "pings"
+    assert "Try next:" in lab.first_words
+    assert re.search(r"^node-3 +198\.18\.0\.13 .* 4/4 ", lab.first_words, re.MULTILINE)
+
+
+def test_every_kernel_routes_to_every_other_nodes_blocks(lab: RealLab) -> None:
+    for version in (4, 6):
+        every = blocks(lab, version)
+        assert len(every) == 3
+        for node in lab.state()["nodes"]:
+            own = node["ipv4"] if version == 4 else node["ipv6"]
+            wanted = {prefix: holder for prefix, holder in every.items() if holder != own}
+            assert lab.learned(node["name"], version) == wanted
+
+
+def test_a_node_drops_what_no_pod_of_its_block_has(lab: RealLab) -> None:
+    for node in lab.state()["nodes"]:
+        local = {p for p, holder in blocks(lab, 4).items() if holder == node["ipv4"]}
+        table = lab.routes(node["name"])
+        assert [table[prefix]["type"] for prefix in local] == ["blackhole"]
+
+
+def test_pods_reach_each_other_with_the_ordinary_ping(lab: RealLab) -> None:
+    assert lab.ping("node-1-pod-1", "node-3-pod-2", 5, 0.1).result() == (5, 5)
+    lab.lab("exec", "node-2-pod-1", "ping", "-6", "-c", "3", "-i", "0.1", lab.pod("node-1-pod-2")["ipv6"])
+
+
+def test_the_command_line_shows_it(lab: RealLab) -> None:
+    assert lab.tortiectl("get", "nodes").split() == ["NAME", *NODES]
+    assert "198.18.0.12/16" in lab.tortiectl("get", "node", "node-2", "-o", "yaml")
+    status = lab.tortiectl("node", "status", "--node", "node-1")
+    assert "| 198.18.0.12  | node-to-node mesh | up " in status
+    assert lab.tortiectl("routes", "--node", "node-1").count("installed") >= 4
+    pod = lab.pod("node-1-pod-1")
+    assert f"IP {pod['ipv4']} is in use" in lab.tortiectl("ipam", "show", "--ip", pod["ipv4"])
+    assert lab.tortiectl("ipam", "show", "--show-blocks").count("| Block") == 6
+
+
+def test_a_second_lab_is_refused(lab: RealLab) -> None:
+    assert "'tortiectl lab down'" in lab.lab("up", code=1)
+
+
+def test_everybody_follows_a_claimed_block_and_a_released_one(lab: RealLab) -> None:
+    said = lab.lab("claim", "node-2", "10.65.200.0/26")
+    assert re.search(r"the route in 2 other kernels: \d+ ms", said)
+    assert lab.learned("node-1")["10.65.200.0/26"] == "198.18.0.12"
+    assert lab.learned("node-3")["10.65.200.0/26"] == "198.18.0.12"
+    lab.lab("release", "node-2", "10.65.200.0/26")
+    for node in NODES:
+        until(lambda node=node: "10.65.200.0/26" not in lab.routes(node), f"{node} forgot the block")
+
+
+def test_a_block_with_pods_in_it_is_not_released_by_mistake(lab: RealLab) -> None:
+    prefix = next(p for p, holder in blocks(lab, 4).items() if holder == "198.18.0.11")
+    assert "--force" in lab.lab("release", "node-1", prefix, code=1)
+    assert lab.learned("node-2")[prefix] == "198.18.0.11"
+
+
+def test_killed_agents_cost_no_packet(lab: RealLab) -> None:
+    until(lambda: mesh_is_up(lab), "the mesh is up")
+    ping = lab.ping("node-1-pod-1", "node-2-pod-1", 600, 0.02)
+    deaths = {name: unit["deaths"] for name, unit in lab.processes().items()}
+    lab.lab("kill", "node-1/agent")
+    lab.lab("kill", "node-2/agent")
+    for node in ("node-1", "node-2"):
+        name = f"{node}/agent"
+        until(lambda name=name: lab.processes()[name]["state"] == "running", f"{name} runs again")
+        assert lab.processes()[name]["deaths"] == deaths[name] + 1
+    assert ping.result() == (600, 600)
+    until(lambda: mesh_is_up(lab), "the mesh is up")
+
+
+def test_killed_speakers_cost_no_packet(lab: RealLab) -> None:
+    until(lambda: mesh_is_up(lab), "the mesh is up")
+    ping = lab.ping("node-1-pod-1", "node-2-pod-1", 800, 0.02)
+    lab.lab("kill", "node-1/speaker")
+    lab.lab("kill", "node-2/speaker")
+    until(lambda: lab.processes()["node-1/speaker"]["state"] == "running", "the speaker runs again")
+    assert ping.result() == (800, 800)
+    until(lambda: mesh_is_up(lab), "the mesh is up again")
+    assert len(lab.learned("node-1")) == 2
+
+
+def test_without_etcd_forwarding_goes_on_and_the_status_says_so(lab: RealLab) -> None:
+    routes = {node: lab.learned(node) for node in NODES}
+    lab.lab("stop", "etcd")
+    try:
+        until(lambda: lab.status("node-1")["datastore"]["state"] != "in-sync", "node-1 noticed", 90)
+        assert "Datastore: " in lab.tortiectl("node", "status", "--node", "node-1")
+        assert {node: lab.learned(node) for node in NODES} == routes
+        assert lab.ping("node-1-pod-1", "node-3-pod-1", 5, 0.1).result() == (5, 5)
+        assert "etcd does not run" in lab.lab("status")
+    finally:
+        lab.lab("start", "etcd")
+    until(
+        lambda: all(lab.status(node)["datastore"]["state"] == "in-sync" for node in NODES), "all in sync", 90
+    )
+
+
+def test_a_node_comes_and_goes(lab: RealLab) -> None:
+    ping = lab.ping("node-1-pod-1", "node-2-pod-1", 400, 0.02)
+    since = {node: [peer["since"] for peer in lab.status(node)["peers"]] for node in NODES}
+    lab.lab("node", "add", "--pods", "1")
+    assert len(lab.learned("node-4")) == 3
+    lab.lab("ping")
+    lab.lab("node", "remove", "node-4")
+    assert ping.result() == (400, 400)
+    assert lab.tortiectl("get", "nodes").split() == ["NAME", *NODES]
+    until(lambda: all(len(lab.status(node)["peers"]) == 4 for node in NODES), "the peers of node-4 are gone")
+    after = {node: [peer["since"] for peer in lab.status(node)["peers"]] for node in NODES}
+    assert after == since, "no other session was reset"
+
+
+def test_down_leaves_nothing(lab: RealLab, before: dict[str, str]) -> None:
+    assert len(lab.leftovers()) > 10
+    lab.lab("down")
+    until(lambda: not lab.leftovers(), f"nothing is left: {lab.leftovers()}", 20)
+    until(lambda: machine() == before, "the machine is as it was", 20)
+    assert "there was none" in lab.lab("down")
