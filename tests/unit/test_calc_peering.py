@@ -319,12 +319,12 @@ def test_what_one_side_makes_the_other_side_makes_too(made, resources, default, 
             assert peer.local_address != peer.address
             assert peer.families == (peer.version,)
             sessions[peer.local_address, peer.address] = peer
+    asns = {n.name: n.asn or 64512 for n in made}
     for (local, remote), peer in sessions.items():
-        if peer.remote_node is None:
-            continue
         back = sessions.get((remote, local))
-        if peer.asn != next(n.asn or 64512 for n in made if n.name == peer.remote_node):
-            continue  # the BGPPeer says another AS number than the node has: nobody answers
+        ends = [end for end in (peer, back) if end is not None]
+        if any(end.remote_node is None or end.asn != asns[end.remote_node] for end in ends):
+            continue  # an outside peer, or a BGPPeer with another AS number than the node has
         assert back is not None, f"{peer.name} has no other side"
         assert (peer.asn, peer.local_asn) == (back.local_asn, back.asn)
         assert (peer.port, peer.listen_port) == (back.listen_port, back.port)
