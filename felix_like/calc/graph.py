@@ -179,9 +179,10 @@ class CalcGraph:
         """Where next hops lead. Only those in use are remembered; ask again for others in their time."""
         known, users = self.loc_rib.next_hops, self.paths_table.by_next_hop
         for next_hop, state in states.items():
-            if next_hop in users and known.get(next_hop) != state:
+            # Also one that just fell out of use: it may be in use again before anybody asks anew.
+            if (next_hop in users or next_hop in known) and known.get(next_hop) != state:
                 known[next_hop] = state
-                self.paths_table.dirty.update(users[next_hop])
+                self.paths_table.dirty.update(users.get(next_hop, ()))
                 self.kernel.next_hops_changed()
 
     def tick(self, now: float) -> float | None:

@@ -174,7 +174,7 @@ def unrevised(driver: Driver) -> tuple[Any, ...]:
     desired = driver.graph.desired
     return (
         driver.fib(),
-        driver.told,
+        {peer: told for peer, told in driver.told.items() if told},
         driver.verdicts(),
         replace(desired, revision=0) if desired is not None else None,
     )
