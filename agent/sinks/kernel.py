@@ -145,7 +145,7 @@ class KernelSink:
             if not account.dirty and not hearing.suspects:
                 break
             await self._turn()
-        return Report(0.1 if account.dirty or hearing.suspects else self._troubles.wait(self._clock()))
+        return Report(1.0 if account.dirty or hearing.suspects else self._troubles.wait(self._clock()))
 
     def close(self) -> None:
         """Close the sockets; the routes stay. The monitor is the caller's."""
@@ -266,7 +266,9 @@ class KernelSink:
             best = wanted if wanted in mine else mine[0]
             assert best is not None
             self._ledger.found(best, self._wanted)
-            if best != wanted:
+            if others := [route for route in mine if route != best]:
+                self._ledger.extras[key] = others
+            if others or best != wanted:
                 dirty.add(key)
         elif not foreign:
             dirty.add(key)  # gone in the meantime

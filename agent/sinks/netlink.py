@@ -146,6 +146,10 @@ def dump_replies(request: bytes) -> Iterator[tuple[bytes, int, int, int]]:
             for message in messages(reply):
                 torn = torn or bool(message.flags & NLM_F_DUMP_INTR)
                 if message.type == NLMSG_DONE:
+                    if message.end - message.start >= 4:
+                        (result,) = struct.unpack_from("=i", reply, message.start)
+                        if result < 0:
+                            raise NetlinkError(-result, os.strerror(-result))
                     if torn:
                         raise InterruptedError(errno.EINTR, "the routing tables changed during the dump")
                     return

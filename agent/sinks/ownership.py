@@ -57,6 +57,9 @@ def rewrite(old: Route, new: Route) -> Rewrite:
         return Rewrite(new, old)  # the appended route comes second; it takes over when the first one goes
     if old.kind != new.kind:
         return Rewrite(new, old)
+    if old.protocol == new.protocol and len(old.next_hops) == len(new.next_hops) == 1:
+        same = old.next_hops[0][:2] == new.next_hops[0][:2]
+        return Rewrite(None, None) if same else Rewrite(new, old)
     if old.protocol != new.protocol:
         # IPv6 knows one route per prefix, metric and next hop, whatever the protocol: the two collide.
         collide = old.kind == "blackhole" or bool(_places(old) & _places(new))

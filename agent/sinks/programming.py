@@ -70,6 +70,8 @@ class Turn:
         """Key -> the new route, and what of the old one has to go after it."""
         self._collisions: list[tuple[Route, Route]] = []
         self._drops: list[RouteKey] = []
+        self._doubled: set[RouteKey] = set()
+        """IPv4 keys with two routes of ours: a delete takes the first that fits, so look what is left."""
         self.outcome = Outcome()
 
     async def run(self, dirty: Collection[RouteKey]) -> Outcome:
@@ -85,6 +87,7 @@ class Turn:
         have = self._ledger.have
         await self._push(_slices(Job("drop", have[key], None) for key in self._drops if key in have))
         await self._push(_slices(self._extras()))
+        self.outcome.clashes |= self._doubled
         return self.outcome
 
     def _puts(self, dirty: Collection[RouteKey]) -> Iterator[list[Job]]:
@@ -126,6 +129,8 @@ class Turn:
             if held is not None and held != self._wanted.get(key):
                 continue
             del ledger.extras[key]
+            if held is not None and key.prefix.version == 4:
+                self._doubled.add(key)
             for route in routes:
                 remove = route if held is None else rewrite(route, held).remove
                 if remove is not None and route != held:
@@ -184,7 +189,7 @@ class Turn:
         elif purpose == "extra":
             pass  # a read-back finds it again
         elif failure.errno == errno.EEXIST and purpose == "append" and is_ipv4:
-            pass  # the very route is there already: the trim that follows makes it the first
+            self._doubled.add(key)  # the very route is there already: the trim makes it the first
         elif failure.errno == errno.EEXIST:
             self.outcome.clashes.add(key)
         else:

@@ -59,7 +59,6 @@ RTM_F_LOOKUP_TABLE: Final = 0x1000
 RTM_F_FIB_MATCH: Final = 0x2000
 RTNH_F_ONLINK: Final = 4
 _RT_SCOPE_LINK: Final = 253
-_RT_SCOPE_NOWHERE: Final = 255
 _RT_TABLE_COMPAT: Final = 252
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_NH_ID = (
@@ -186,12 +185,17 @@ def _gateway(gateway: Address, octets: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _tail(octets: int, priority: int, table: int, next_hops: tuple[KernelNextHop, ...]) -> bytes:
-    """All attributes but the destination: the same octets for every prefix with the same next hops."""
+def _tail(
+    octets: int, priority: int, table: int, next_hops: tuple[KernelNextHop, ...], listed: bool
+) -> bytes:
+    """All attributes but the destination: the same octets for every prefix with the same next hops.
+
+    `listed`: write even a single next hop as a list.
+    """
     parts = [attribute(RTA_PRIORITY, _U32.pack(priority))]
     if table > 255:
         parts.append(attribute(RTA_TABLE, _U32.pack(table)))
-    if len(next_hops) == 1:
+    if len(next_hops) == 1 and not listed:
         hop = next_hops[0]
         if hop.gateway is not None:
             parts.append(_gateway(hop.gateway, octets))
@@ -208,17 +212,16 @@ def _tail(octets: int, priority: int, table: int, next_hops: tuple[KernelNextHop
 def pack_route(kind: int, flags: int, sequence: int, route: Route) -> bytes:
     """RTM_NEWROUTE or RTM_DELROUTE of one route, with nothing left to match by chance.
 
-    A delete names type, protocol, metric, table and next hops, so that it can only hit this very route. In
-    IPv6 that matters most: a delete without gateway takes all siblings along, whoever put them there.
+    A delete names type, scope, protocol, metric, table and next hops, so that it only hits a route of ours. In
+    IPv6 a delete without gateway would take all siblings along, whoever put them there. In IPv4 a single next
+    hop would also match an ECMP route that begins with it (fib_nh_match), and a list of one does not.
     """
     (network, length), priority, table = route.key
     octets = len(network)
     hops = route.next_hops
-    tail = _tail(octets, priority, table, hops)
+    tail = _tail(octets, priority, table, hops, kind == RTM_DELROUTE and octets == 4)
     scope = 0
-    if kind == RTM_DELROUTE:
-        scope = _RT_SCOPE_NOWHERE if octets == 4 else 0
-    elif hops and octets == 4 and hops[0].gateway is None and all(hop.gateway is None for hop in hops):
+    if hops and octets == 4 and hops[0].gateway is None and all(hop.gateway is None for hop in hops):
         scope = _RT_SCOPE_LINK
     return (
         _HEAD.pack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import subprocess
 from collections.abc import Iterator
@@ -384,3 +385,55 @@ async def test_no_packet_is_lost_while_the_agent_restarts_and_changes_the_route(
     for ping in pings:
         said = await asyncio.to_thread(ping.communicate)
         assert re.search(r"500 packets transmitted, 500 received, 0% packet loss", said[0]), said[0]
+
+
+async def test_an_agent_that_died_between_append_and_delete_leaves_nothing_behind(world: World) -> None:
+    for gateway in ("10.0.0.3", "10.0.0.2"):
+        world.ip(f"route append 10.1.0.0/26 via {gateway} metric 1024 proto bgp")
+        world.ip(f"route append 10.2.0.0/26 via {gateway} metric 1024 proto bgp")
+    route = world.learned("10.1.0.0/26", "10.0.0.2")
+    async with agent_life() as sink:
+        sink.want(wanted(route))
+        await until(lambda: [seen for seen in dump_ours([254]) if seen.key == route.key] == [route])
+        assert len(world.routes("10.2.0.0/26")) == 2
+        sink.allow_sweep(True, frozenset(), frozenset())
+        await until(lambda: dump_ours([254]) == [route])
+
+
+async def test_two_programs_in_the_same_tables_both_end_as_wanted(world: World) -> None:
+    """Seeded chaos: another program deletes, replaces and adds while we change; then all comes to rest."""
+    dice = random.Random(7)
+    prefixes = [f"10.{number}.0.0/26" for number in range(1, 25)] + [f"fd0{n:x}::/64" for n in range(1, 16)]
+    foreign = ["10.30.0.0/26", "fd30::/64"]
+    for prefix in foreign:
+        world.ip(
+            f"route add {prefix} via {'fd00::9' if ':' in prefix else '10.0.0.9'} metric 1024 proto static"
+        )
+
+    def gateway(prefix: str) -> str:
+        return ("fd00::%d" if ":" in prefix else "10.0.0.%d") % dice.randint(2, 5)
+
+    async with agent_life() as sink:
+        last: dict[RouteKey, Route | None] = {}
+        for _ in range(60):
+            for prefix in dice.sample([*prefixes, *foreign], 8):
+                gateways = sorted({gateway(prefix) for _ in range(dice.randint(1, 3))})
+                route = world.blackhole(prefix) if dice.random() < 0.2 else world.learned(prefix, *gateways)
+                last[route.key] = route if dice.random() < 0.8 else None
+                sink.want({route.key: last[route.key]})
+            prefix = dice.choice(prefixes)
+            version = 6 if ":" in prefix else 4
+            deed = dice.choice(["del {p} metric 1024", "replace {p} via {g} metric 1024 proto bgp",
+                                "append {p} via {g} metric 1024 proto bgp",
+                                "flush {p} proto bgp"])  # fmt: skip
+            command = f"-{version} route " + deed.format(p=prefix, g=gateway(prefix))
+            await asyncio.to_thread(
+                subprocess.run, ["ip", *command.split()], capture_output=True, check=False
+            )
+            await asyncio.sleep(dice.choice([0, 0, 0.01, 0.2]))
+        sink.allow_sweep(True, frozenset(), frozenset())
+        rest = {key: route for key, route in last.items() if route and str(key.prefix) not in foreign}
+        await until(lambda: {route.key: route for route in dump_ours([254])} == rest, 15)
+        assert len(dump_ours([254])) == len(rest)
+    for prefix in foreign:
+        assert [route["protocol"] for route in world.routes(prefix)] == ["4"]

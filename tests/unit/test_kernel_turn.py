@@ -51,10 +51,13 @@ class Fib:
     def _ipv4(self, new: bool, exclusive: bool, route: Route) -> int:
         there = self.ipv4.setdefault(route.key, [])
         if not new:
-            if route not in there:
-                return errno.ESRCH
-            there.remove(route)
-            return 0
+            for entry in there:  # fib_nh_match: the first one whose next hops the list begins with
+                if (entry.kind, entry.protocol) == (route.kind, route.protocol) and (
+                    entry.next_hops == route.next_hops[: len(entry.next_hops)]
+                ):
+                    there.remove(entry)
+                    return 0
+            return errno.ESRCH
         if route.key in self.refuse:
             return errno.ENETUNREACH
         if route in there or (exclusive and there):
@@ -161,6 +164,18 @@ def test_inherited_routes_are_not_dropped_and_extras_are() -> None:
     ledger.read_back([first, second, kept], {KEYS[0]: second}, ())
     run(ledger, {KEYS[0]: second}, fib)
     assert fib.told() == {KEYS[0]: second, KEYS[1]: kept}
+
+
+def test_a_key_with_two_routes_of_ours_is_looked_up_again() -> None:
+    ledger, fib = Ledger(), Fib()
+    one, both = make(KEYS[0], "unicast", PROTO_BGP, [1]), make(KEYS[0], "unicast", PROTO_BGP, [1, 2])
+    fib.ipv4 = {KEYS[0]: [one, both]}
+    ledger.have = {KEYS[0]: both}
+    assert run(ledger, {KEYS[0]: one}, fib).clashes == {KEYS[0]}  # the delete of `both` may have hit `one`
+    ledger.have, ledger.extras = {KEYS[0]: both}, {KEYS[0]: [one]}
+    fib.ipv4 = {KEYS[0]: [one, both]}
+    assert run(ledger, {KEYS[0]: both}, fib).clashes == {KEYS[0]}
+    assert fib.told() == {KEYS[0]: both}
 
 
 def test_a_lost_answer_ends_the_turn_with_an_error() -> None:
