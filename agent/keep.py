@@ -58,7 +58,9 @@ async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
             backoff = FIRST_BACKOFF
         except Exception as problem:
             # The broad catch is the sink's bulkhead: its siblings and the forwarding go on.
-            log.exception("%s: %s; trying again in %.1f s", sink.name, problem or type(problem).__name__, backoff)
+            log.exception(
+                "%s: %s; trying again in %.1f s", sink.name, problem or type(problem).__name__, backoff
+            )
             started = False
             await asyncio.sleep(backoff * random.uniform(0.8, 1.2))
             backoff = min(backoff * 2, LONGEST_BACKOFF)

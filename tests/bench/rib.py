@@ -102,7 +102,9 @@ def run(title: str, peer: Address, told: list[tuple[Attributes, list[Prefix]]]) 
     graph.on_next_hops({peer: hop})
     graph.take()
     measure("learn, decide and emit per UPDATE", count, both)
-    print(f"   peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    print(
+        f"   peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+    )
 
 
 def main() -> None:

@@ -1,0 +1,132 @@
+"""The calc graph inside the event loop: whoever learns something tells it, the sinks get what follows.
+
+Everything runs on the loop's thread. A burst of tellings within one turn of the loop leads to one outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from agent.latest import Latest
+from felix_like.calc.graph import CalcGraph, Outcome
+from felix_like.model.address import Address, Prefix
+from felix_like.model.desired import Desired, NextHopState, Route, RouteKey
+from felix_like.model.path import Attributes
+
+log = logging.getLogger(__name__)
+
+
+class RouteTable(Protocol):
+    """The kernel sink as the calculation sees it."""
+
+    def want(self, changes: Mapping[RouteKey, Route | None]) -> None: ...
+
+    def allow_sweep(
+        self, authoritative: bool, awaiting: frozenset[Address], peers: frozenset[Address]
+    ) -> None: ...
+
+
+class Speaker(Protocol):
+    """The link to the speaker as the calculation sees it."""
+
+    def advertise(self, changes: Mapping[Address, Mapping[Prefix, Attributes | None]]) -> None: ...
+
+    def full_sync_done(self) -> None: ...
+
+    def limits(self, peers: Mapping[Address, int], default: int | None = None) -> None: ...
+
+
+class NextHops(Protocol):
+    """The resolver of BGP next hops as the calculation sees it."""
+
+    def ask(self, addresses: Iterable[Address]) -> Mapping[Address, NextHopState]: ...
+
+
+class Calculation:
+    """Owns the graph and hands its outcomes on."""
+
+    def __init__(
+        self,
+        graph: CalcGraph,
+        *,
+        clock: Callable[[], float],
+        kernel: RouteTable,
+        speaker: Speaker,
+        next_hops: NextHops,
+    ) -> None:
+        self.graph = graph
+        self.desired: Latest[Desired] = Latest()
+        self._clock = clock
+        self._kernel = kernel
+        self._speaker = speaker
+        self._next_hops = next_hops
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._synced = False
+        self._peers: frozenset[Address] = frozenset()
+        self._sweep: tuple[bool, frozenset[Address], frozenset[Address]] | None = None
+
+    def told(self) -> None:
+        """Something was told to the graph: hand on what follows, once, at the end of this turn."""
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def next_hops_changed(self, states: Mapping[Address, NextHopState]) -> None:
+        """The kernel reaches next hops another way, or no longer."""
+        self.graph.on_next_hops(states)
+        self.told()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        outcome = self.graph.take()
+        while outcome.resolve:
+            # A lookup in the kernel's table takes microseconds, so a new next hop costs no extra turn.
+            self._hand_on(outcome)
+            self.graph.on_next_hops(self._next_hops.ask(outcome.resolve))
+            outcome = self.graph.take()
+        self._hand_on(outcome)
+        self._set_timer()
+
+    def _hand_on(self, outcome: Outcome) -> None:
+        if outcome.fib:
+            self._kernel.want(outcome.fib)
+        if outcome.adverts:
+            self._speaker.advertise(outcome.adverts)
+        if outcome.desired is not None:
+            self._limit(outcome.desired)
+            self.desired.put(outcome.desired)
+            if not self._synced:
+                # The first whole answer: everything we advertise is with the speaker, so peers that
+                # kept our routes over a restart may drop the rest (RFC 4724 section 4.1).
+                self._synced = True
+                self._speaker.full_sync_done()
+            self._peers = frozenset(outcome.desired.peers)
+        sweep = (outcome.authoritative, outcome.awaiting, self._peers)
+        if sweep != self._sweep:
+            self._sweep = sweep
+            self._kernel.allow_sweep(*sweep)
+
+    def _limit(self, desired: Desired) -> None:
+        named = {peer.address: peer.prefix_limit for peer in desired.peers.values()}
+        self._speaker.limits(
+            {address: limit for address, limit in named.items() if limit is not None},
+            self.graph.local.prefix_limit,
+        )
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock()
+        deadline = self.graph.tick(now)
+        if deadline is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(deadline - now, 0.01), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.graph.tick(self._clock())
+        self.told()

@@ -1,0 +1,136 @@
+"""Follows the datastore: informer -> graph, with the last good snapshot on disk on the side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.calculation import Calculation
+from agent.secret_files import SecretFiles
+from felix_like.calc.desire import secret_refs
+from felix_like.datastore import cache
+from felix_like.datastore.client import Client
+from felix_like.datastore.watch import Batch, Event, Informer, InSync, Known, Stale
+from felix_like.model.bgp import SecretRef
+
+log = logging.getLogger(__name__)
+
+SAVE_DELAY = 2.0
+"""Seconds after a change before the snapshot goes to disk: a burst is one write."""
+SECRETS_EVERY = 10.0
+"""Seconds between looks at the password files, while any is referred to."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """What the status says of the datastore."""
+
+    state: str
+    """`connecting`, `in-sync` or `stale`."""
+    since: float
+    """Seconds since the epoch."""
+    reason: str = ""
+
+
+class Follower:
+    """Tells the graph what etcd holds. `wall` is the time of day, for people."""
+
+    def __init__(
+        self,
+        client: Client,
+        calculation: Calculation,
+        *,
+        snapshot_file: Path,
+        secrets: SecretFiles,
+        wall: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._calculation = calculation
+        self._file = snapshot_file
+        self._secrets = secrets
+        self._wall = wall
+        self._changed = asyncio.Event()
+        self._informer: Informer | None = None
+        self._refs: frozenset[SecretRef] = frozenset()
+        self.state = StoreState("connecting", wall())
+
+    async def run(self) -> None:
+        """For ever; the last good snapshot is delivered first, so that a dead etcd stops nothing."""
+        known = await asyncio.to_thread(self._load)
+        self._informer = Informer(self._client, known=known)
+        async with contextlib.aclosing(self._informer.events()) as events:
+            async for event in events:
+                self._tell(event)
+                self._calculation.told()
+
+    def _load(self) -> Known | None:
+        loaded = cache.load(self._file)
+        if loaded.reason:
+            log.warning("last good snapshot: %s", loaded.reason)
+        return loaded.known
+
+    def _save(self, known: Known) -> None:
+        cache.write(self._file, cache.encode(known, self._wall()))
+
+    def _tell(self, event: Event) -> None:
+        graph = self._calculation.graph
+        match event:
+            case Batch(changes, _, in_sync):
+                graph.on_datastore(changes, in_sync)
+                self.read_secrets()
+                if in_sync:
+                    self._changed.set()
+                    self._enter("in-sync")
+                else:
+                    log.info("starting from the last good snapshot on disk until etcd answers")
+            case InSync(revision):
+                graph.on_datastore((), True)
+                self._enter("in-sync")
+                log.info("in sync with the datastore at revision %d", revision)
+            case Stale(reason):
+                graph.on_datastore_stale(reason)
+                self._enter("stale", reason)
+                log.warning(
+                    "the datastore cannot be followed: %s; forwarding goes on with what is known", reason
+                )
+
+    def _enter(self, state: str, reason: str = "") -> None:
+        if (state, reason) != (self.state.state, self.state.reason):
+            since = self.state.since if state == self.state.state else self._wall()
+            self.state = StoreState(state, since, reason)
+
+    def read_secrets(self) -> None:
+        """Read the passwords that peers refer to now."""
+        graph = self._calculation.graph
+        self._refs = secret_refs(graph.snapshot, graph.local)
+        graph.on_secrets(self._secrets.read(self._refs) if self._refs else {})
+
+    async def watch_secrets(self) -> None:
+        """Passwords are files: they come, change and go without an event."""
+        while True:
+            await asyncio.sleep(SECRETS_EVERY)
+            if self._refs:
+                self.read_secrets()
+                self._calculation.told()
+
+    async def save(self) -> None:
+        """Keep the snapshot on disk up to date. A disk that refuses is said, and stops nothing."""
+        failure = ""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SAVE_DELAY)
+            self._changed.clear()
+            known = self._informer.known if self._informer is not None else None
+            if known is None:
+                continue
+            try:
+                await asyncio.to_thread(self._save, known)
+                failure = ""
+            except OSError as error:
+                if str(error) != failure:
+                    failure = str(error)
+                    log.warning("the last good snapshot cannot be written: %s", error)

@@ -1,0 +1,154 @@
+"""`tortie-agent`: the wiring, on one screen.
+
+etcd -> informer -> calc graph -> sinks (kernel routes, exabgp.conf, the speaker's adverts); what the
+speaker learns joins at the graph. Everything runs in one task group: a sink that fails is tried again,
+a bug in the calculation ends the process loudly, and the kernel keeps forwarding either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from agent import settings as settings_module
+from agent.answers import serve
+from agent.calculation import Calculation
+from agent.follow import Follower
+from agent.keep import keep
+from agent.registration import CannotRegister, Registration
+from agent.secret_files import SecretFiles
+from agent.sessions import Sessions
+from agent.settings import Settings
+from agent.settings_values import SettingsError
+from agent.sinks.kernel import KernelSink
+from agent.sinks.monitor import RouteMonitor
+from agent.sinks.nexthops import NextHopResolver
+from agent.sinks.speaker import SpeakerLink
+from agent.sinks.speaker_conf import SpeakerConfSink
+from agent.status import Status, own_version
+from bird_config.publish import Publisher
+from bird_config.validator import StockValidator
+from felix_like.calc.graph import CalcGraph, OriginMode
+from felix_like.datastore.client import Client
+
+log = logging.getLogger("tortie.agent")
+
+RELOAD_PATIENCE = 10.0
+"""Seconds a speaker may take to read its file before other work goes on."""
+
+
+def main() -> None:
+    """The command. Exit status 1 and one sentence for a setting or a state that makes no start possible."""
+    try:
+        settings = settings_module.load(os.environ, hostname=socket.gethostname())
+        set_up_logging(settings.log_level)
+        asyncio.run(run(settings))
+    except* (SettingsError, CannotRegister, OSError) as group:
+        for error in leaves(group):
+            print(f"tortie-agent: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+async def run(settings: Settings) -> None:
+    """The agent's life, until SIGTERM or SIGINT. Routes and sessions stay behind it."""
+    settings.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for sentence in settings.not_used:
+        log.warning("%s", sentence)
+    monitor = RouteMonitor()
+    kernel = KernelSink(monitor)
+    graph = CalcGraph(settings.local_node, origin_validation=OriginMode(settings.origin_validation))
+    link = SpeakerLink(settings.run_dir / "speaker.sock", lambda event: sessions.hear(event))
+    next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states))
+    calculation = Calculation(graph, clock=time.monotonic, kernel=kernel, speaker=link, next_hops=next_hops)
+    sessions = Sessions(calculation, time.monotonic)
+    publisher = Publisher(settings.run_dir / "exabgp.conf", StockValidator())
+    conf = SpeakerConfSink(calculation.desired, publisher, lambda path: reload(link, path))
+    client = Client(settings.etcd)
+    registration = Registration(client, settings)
+    follower = Follower(
+        client,
+        calculation,
+        snapshot_file=settings.run_dir / "last-good-snapshot",
+        secrets=SecretFiles(settings.secrets_dir),
+        wall=time.time,
+    )
+    status = Status(
+        node=settings.nodename,
+        started=time.time(),
+        endpoints=settings.etcd.endpoints,
+        wall=time.time,
+        calculation=calculation,
+        follower=follower,
+        sessions=sessions,
+        kernel=kernel,
+        link=link,
+        conf=conf,
+        own=registration.refusals,
+    )
+    log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
+    next_hops.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(registration.run(), name="node registration"),
+                group.create_task(follower.run(), name="datastore"),
+                group.create_task(follower.save(), name="last good snapshot"),
+                group.create_task(follower.watch_secrets(), name="passwords"),
+                group.create_task(link.run(), name="speaker link"),
+                group.create_task(keep(kernel), name="keep kernel routes"),
+                group.create_task(keep(conf), name="keep speaker configuration"),
+                group.create_task(serve(settings.run_dir / "agent.sock", status.answer), name="agent.sock"),
+            ]
+            stop_on_signals(tasks)
+    except asyncio.CancelledError:
+        pass
+    finally:
+        log.info("tortie-agent stops; routes and sessions stay")
+        await client.close()
+        kernel.close()
+        next_hops.close()
+        monitor.close()
+
+
+async def reload(link: SpeakerLink, path: Path) -> str | None:
+    """Have the speaker read its file. One that is away reads it when it comes back, and reports then."""
+    asked = asyncio.ensure_future(link.reload(path))
+    done, _ = await asyncio.wait({asked}, timeout=RELOAD_PATIENCE if link.state.state == "connected" else 0)
+    return asked.result().error if done else None
+
+
+def stop_on_signals(tasks: list[asyncio.Task[None]]) -> None:
+    """SIGTERM and SIGINT end the agent in order; a second one ends it at once."""
+
+    def stop() -> None:
+        for task in tasks:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+def set_up_logging(level: int) -> None:
+    """One line per event on stderr, where systemd and container runtimes look."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions inside nested groups."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+if __name__ == "__main__":
+    main()
