@@ -20,7 +20,7 @@ from felix_like.model.address import Address, Asn
 from felix_like.model.bgp import BgpPeer, SecretRef
 from felix_like.model.desired import Desired, LocalNode
 from felix_like.model.verdict import No
-from tests.support.stories import bgp_peer, brief, configuration, key_of, node, scene
+from tests.support.stories import bgp_peer, block, block_on, brief, configuration, key_of, node, pool, scene
 
 
 def snapshot_of(*values) -> Snapshot:
@@ -229,6 +229,42 @@ def test_ports_and_configurations_that_cannot_be():
         "BGPConfiguration node.b: listenPort 0 does not exist; 179 is used. Set 1 to 65535",
         "BGPConfiguration other: only 'default' and 'node.<node name>' are read; it is left out",
     ]
+
+
+def test_a_listen_port_that_cannot_be_is_not_dialled():
+    answer = desired(A, node("b", "10.0.0.2"), configuration("node.b", listen_port=70000))
+    assert [peer.port for peer in answer.peers.values()] == [179]
+
+
+def test_a_bgppeer_without_a_port_finds_the_port_of_a_node_but_of_no_other_speaker():
+    off, b_port = configuration(mesh_enabled=False), configuration("node.b", listen_port=1180)
+    values = [A, node("b", "10.0.0.2"), off, b_port]
+    cases = {
+        bgp_peer("p", "10.0.0.2", 64512): 1180,
+        bgp_peer("p", "10.0.0.2"): 1180,
+        bgp_peer("p", "10.0.0.2", 65001): 179,
+        bgp_peer("p", "10.0.0.2", 64512, peer_port=179): 179,
+        bgp_peer("p", "10.9.9.9", 64512): 179,
+    }
+    ports = {peer: [p.port for p in desired(*values, peer).peers.values()] for peer in cases}
+    assert ports == {peer: [port] for peer, port in cases.items()}
+
+
+def test_an_own_address_that_is_no_hosts_carries_no_session_and_no_route():
+    odd = node("a", "224.0.0.1", "fd00::1")
+    answer = desired(odd, node("b", "10.0.0.2", "fd00::2"), pool("p", "10.1.0.0/16"), block_on("a"))
+    assert [str(address) for address in answer.peers] == ["fd00::2"]
+    assert answer.originated == {}
+    assert sentences(answer) == [
+        "IPAM block 10.1.0.0/26: not advertised: this node has no IPv4 address to be the next hop",
+        "Node a: 224.0.0.1 is a multicast or reserved address, not a host's",
+    ]
+
+
+def test_an_address_cannot_be_borrowed_from_a_block_it_is_not_in():
+    lender = block("10.1.7.0/26", "b", {"10.1.9.9": "a", "10.1.7.9": "a"})
+    answer = desired(A, pool("p", "10.1.0.0/16"), lender)
+    assert [str(prefix) for prefix in answer.originated] == ["10.1.7.9/32"]
 
 
 def test_secret_refs_names_what_concerns_this_node_and_nothing_else():
