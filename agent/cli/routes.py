@@ -87,7 +87,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         str(entry.get("prefix", "")),
         str(entry.get("kind", "")),
         str(entry.get("kernel", "")),
-        ", ".join(map(str, entry.get("via", []))) or "-",
+        ", ".join(str(via).removeprefix("via ") for via in entry.get("via", [])) or "-",
         ", ".join(str(path.get("peer_name") or path.get("peer")) for path in best) or "-",
         str((best or paths or [{}])[0].get("validity") or "-"),
     )
@@ -96,7 +96,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 def _details(entry: dict[str, Any]) -> Iterator[str]:
     yield printable(f"{entry.get('prefix')}  {entry.get('kind')}  kernel: {entry.get('kernel')}")
     for via in entry.get("via", []):
-        yield printable(f"  via {via}")
+        yield printable(f"  via {str(via).removeprefix('via ')}")
     paths = entry.get("paths", [])
     if not paths:
         return
