@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.autodetect import Interface, Method, NotDetected, Reach, detect, length_on, route_lookup
 from agent.settings import Settings
@@ -31,8 +31,7 @@ class CannotRegister(Exception):
     """This node must not or cannot be registered: one sentence, for stderr and exit status 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(NamedTuple):
     """An address of this node."""
 
     address: Address

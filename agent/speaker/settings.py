@@ -30,6 +30,7 @@ class Neighbor:
     """None: the worker's own default."""
     hold_time: int
     password: str | None
+    """The TCP MD5 key (RFC 2385) in base64."""
     incoming_ttl: int | None
     outgoing_ttl: int | None
     families: tuple[IpVersion, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from exabgp.configuration.configuration import Configuration
@@ -30,10 +31,6 @@ def _neighbor(source: Any) -> Neighbor:
         raise ConfError(f"neighbor {source['peer-address']}: local-as and peer-as must be numbers")
     if source.range_size != 1:
         raise ConfError(f"neighbor {source['peer-address']}: address ranges are not supported")
-    if source["md5-base64"]:
-        raise ConfError(
-            f"neighbor {source['peer-address']}: md5-base64 is not supported; write the key itself"
-        )
     if source["capability"]["add-path"]:
         raise ConfError(f"neighbor {source['peer-address']}: add-path is not supported")
     families: list[IpVersion] = []
@@ -51,7 +48,7 @@ def _neighbor(source: Any) -> Neighbor:
         connect_port=int(source["connect"]) or 179,
         listen_port=int(source["listen"]) or None,
         hold_time=int(source["hold-time"]),
-        password=source["md5-password"] or None,
+        password=_key(source),
         incoming_ttl=source["incoming-ttl"],
         outgoing_ttl=source["outgoing-ttl"],
         families=tuple(families),
@@ -60,3 +57,13 @@ def _neighbor(source: Any) -> Neighbor:
         description=str(source["description"] or ""),
         source=source,
     )
+
+
+def _key(source: Any) -> str | None:
+    """The TCP MD5 key as base64, however the file wrote it: the renderer has no other way to carry quotes."""
+    written = source["md5-password"]
+    if not written:
+        return None
+    if source["md5-base64"] is None:
+        raise ConfError(f"neighbor {source['peer-address']}: md5-base64 must be true or false, not auto")
+    return str(written) if source["md5-base64"] else base64.b64encode(written.encode()).decode()

@@ -27,9 +27,7 @@ def open_socket(neighbor: Neighbor) -> socket.socket:
         if source["source-interface"]:
             tcp.bind_to_device(made, source["source-interface"])
         if neighbor.password:
-            tcp.md5(
-                made, str(neighbor.address), neighbor.connect_port, neighbor.password, source["md5-base64"]
-            )
+            tcp.md5(made, str(neighbor.address), neighbor.connect_port, neighbor.password, True)
         set_ttl(made, neighbor)
         if neighbor.local_address is not None:
             made.bind((str(neighbor.local_address), 0))
@@ -54,9 +52,12 @@ def set_ttl(connected: socket.socket, neighbor: Neighbor) -> None:
         raise OSError(str(error)) from None
 
 
-def set_key(listener: socket.socket, address: Address, password: str | None, base64: bool = False) -> None:
-    """Set, change or (without password) delete a peer's TCP MD5 key on a listening socket. Raises OSError."""
+def set_key(listener: socket.socket, address: Address, password: str | None) -> None:
+    """Set, change or (without one) delete a peer's TCP MD5 key, in base64, on a listening socket.
+
+    Raises OSError.
+    """
     try:
-        tcp.md5(listener, str(address), 0, password or "", base64)
+        tcp.md5(listener, str(address), 0, password or "", True)
     except NetworkError as error:
         raise OSError(str(error)) from None
