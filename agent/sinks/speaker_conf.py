@@ -33,6 +33,8 @@ class SpeakerConfSink:
         self._desired = desired
         self._publisher = publisher
         self._reload = reload
+        self._untold = True
+        """The speaker may not have read the file as it is now: we may have died between file and word."""
         self._problem: Refusal | None = None
         self._refusals: tuple[Refusal, ...] = ()
 
@@ -61,10 +63,12 @@ class SpeakerConfSink:
         published = await self._publisher.publish(text)
         if isinstance(published, No):
             return self._refused(published.reason)
-        # Also when the file is as it was: the speaker may not have read it yet.
-        problem = await self._reload(self._publisher.path)
-        if problem is not None:
-            return self._refused(f"the speaker did not take it: {problem}")
+        if published.changed or self._untold:
+            self._untold = True
+            problem = await self._reload(self._publisher.path)
+            if problem is not None:
+                return self._refused(f"the speaker did not take it: {problem}")
+            self._untold = False
         self._problem = None
         return Report()
 
