@@ -39,6 +39,9 @@ STATUS = "/etcdserverpb.Maintenance/Status"
 TRY_TIMEOUT = 3.0
 """Seconds one endpoint may take before the next is asked."""
 
+PATIENCE = 2.5
+"""Seconds of quick failures (connection refused) before giving up: longer than a channel's own backoff."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -84,7 +87,9 @@ class Endpoint:
     async def ready(self, seconds: float) -> bool:
         """True once connected; False when that takes longer than `seconds`."""
         try:
-            await asyncio.wait_for(self.channel.channel_ready(), seconds)
+            # Not wait_for: Python 3.11's swallows a cancellation that comes as the channel gets ready.
+            async with asyncio.timeout(seconds):
+                await self.channel.channel_ready()
         except TimeoutError:
             return False
         return True
@@ -135,13 +140,14 @@ class Wire:
         A request that is not `repeatable` is not sent twice: when its outcome is in doubt, OutcomeUnknown.
         Raises EtcdError.
         """
-        deadline = asyncio.get_running_loop().time() + seconds
-        attempts = max(3, 2 * len(self.endpoints))
-        logins = 0
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        patient_until = clock() + min(seconds, PATIENCE)
+        attempts = logins = 0
         while True:
-            attempts -= 1
+            attempts += 1
             endpoint = self.endpoint
-            left = deadline - asyncio.get_running_loop().time()
+            left = deadline - clock()
             try:
                 answer: Reply = await self._once(
                     endpoint, path, request, reply, min(TRY_TIMEOUT, left), repeatable
@@ -160,9 +166,9 @@ class Wire:
                         " may have been executed: look before trying again"
                     ) from None
                 self.rotate(endpoint)
-                left = deadline - asyncio.get_running_loop().time()
-                pause = self._rng.uniform(0.05, 0.15) * (1 if len(self.endpoints) > 1 else 2)
-                if attempts <= 0 or left <= pause:
+                pause = self._rng.uniform(0.5, 1.5) * min(0.4, 0.05 * 2 ** min(attempts, 5))
+                asked_all = attempts >= len(self.endpoints) and clock() >= patient_until
+                if asked_all or deadline - clock() <= pause:
                     raise self.unavailable(f"{endpoint.url}: {_details(error)}") from None
                 await asyncio.sleep(pause)
 

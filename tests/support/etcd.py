@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +89,9 @@ class EtcdMember:
         while True:
             assert self.process is not None
             if self.process.poll() is not None:
-                raise RuntimeError(f"etcd ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"etcd ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
+                )
             with contextlib.suppress(OSError), socket.create_connection((HOST, self.client_port), 1):
                 return
             if time.monotonic() > deadline:
@@ -134,6 +136,8 @@ class Cut:
         self.cut_after: int | None = None
         """Cut all connections, once, when so many octets have passed."""
         self.cuts = 0
+        self.closed = False
+        """Refuse new connections."""
 
     @property
     def endpoint(self) -> str:
@@ -158,6 +162,9 @@ class Cut:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.closed:
+            writer.transport.abort()
+            return
         try:
             there = await asyncio.open_connection(HOST, self._target)
         except OSError:
@@ -173,9 +180,7 @@ class Cut:
             writer.transport.abort()
             there[1].transport.abort()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
         with contextlib.suppress(OSError):
             while octets := await reader.read(16_384):
                 writer.write(octets)
@@ -189,23 +194,10 @@ class Cut:
         writer.transport.abort()
 
 
-async def eventually(check: object, seconds: float = 20.0) -> None:
+async def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
     """Poll `check()` until it is true; generous, because the machine may be busy."""
-    assert callable(check)
     deadline = time.monotonic() + seconds
     while not check():
         if time.monotonic() > deadline:
             raise AssertionError(f"still not so after {seconds} s: {check}")
         await asyncio.sleep(0.02)
-
-
-@contextlib.asynccontextmanager
-async def background(task_of: object) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a coroutine beside the test; its failure is raised at the end."""
-    task = asyncio.ensure_future(task_of)  # type: ignore[arg-type]
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
