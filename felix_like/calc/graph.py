@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from felix_like.calc import explain as explanation
 from felix_like.calc.desire import desire
-from felix_like.calc.importing import Importer
-from felix_like.calc.origin import OriginMode, Validator
+from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
-from felix_like.calc.ownership import Ownership
-from felix_like.calc.routes import Exports, KernelRoutes
 from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
+from felix_like.calc.tables import Tables
 from felix_like.model.address import Address, IpVersion, Prefix
 from felix_like.model.bgp import BgpConfiguration, SecretRef
 from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, RouteKey
@@ -27,10 +25,6 @@ from felix_like.model.node import Node
 from felix_like.model.path import Attributes, Path
 from felix_like.model.verdict import Refusal
 from felix_like.rib.adj_rib_in import AdjRibIn
-from felix_like.rib.adj_rib_out import AdjRibOut, ExportFilter
-from felix_like.rib.import_policy import Self
-from felix_like.rib.loc_rib import LocRib
-from felix_like.rib.paths import Paths
 from felix_like.rib.session import DEFAULT_RESTART_TIME, UNMARKED_WAIT, Session
 
 __all__ = ["CalcGraph", "OriginMode", "Outcome", "PathView", "PeerCounts", "RibCounts", "Session"]
@@ -73,14 +67,7 @@ class CalcGraph:
         self._now: float | None = None
         self._resyncing = False
 
-        self.ownership = Ownership()
-        self.paths_table = Paths(observing=origin_validation is not OriginMode.ENFORCE)
-        validator = Validator(self.ownership, origin_validation, local.name)
-        self.importer = Importer(self.paths_table, validator, local.prefix_limit)
-        self.loc_rib = LocRib(self.paths_table, self.importer.source)
-        self.kernel = KernelRoutes(self.loc_rib, local.route_priority)
-        self.exports = Exports(self.importer.source)
-        self.adj_rib_out = AdjRibOut()
+        self._tables = Tables(local, origin_validation)
 
     # -- told: the datastore --------------------------------------------------------------------------
 
@@ -115,45 +102,45 @@ class CalcGraph:
         """A session is established (or, between `on_resync_begin` and `_end`, told again)."""
         rib = self._rib(peer, now)
         before = rib.last_session
-        self.paths_table.forget(rib.established(session, now))
+        self._tables.paths.forget(rib.established(session, now))
         if before != session:
-            self.importer.forget_source(peer)
-            self.exports.forget_targets(peer)
+            self._tables.importer.forget_source(peer)
+            self._tables.exports.forget_targets(peer)
             if before is None or before.router_id != session.router_id:
-                self.paths_table.dirty.update(rib.paths)
-        self._saw_router_id(peer)
+                self._tables.paths.dirty.update(rib.paths)
+        self._tables.saw_router_id(peer)
 
     def on_peer_down(self, peer: Address, now: float, *, graceful: bool, reason: str) -> None:  # noqa: ARG002
         """A session ended. `graceful`: by itself, without a NOTIFICATION in either direction."""
         rib = self._rib(peer, now)
-        self.paths_table.forget(rib.lost(now, graceful=graceful))
+        self._tables.paths.forget(rib.lost(now, graceful=graceful))
 
     def on_peer_gone(self, peer: Address) -> None:
         """The speaker no longer has this neighbor: nothing of it is kept."""
-        rib = self.paths_table.by_peer.pop(peer, None)
+        rib = self._tables.paths.by_peer.pop(peer, None)
         if rib is not None:
-            self.paths_table.forget(rib.removed())
-        self.importer.forget_source(peer)
-        self.exports.forget_targets(peer)
+            self._tables.paths.forget(rib.removed())
+        self._tables.importer.forget_source(peer)
+        self._tables.exports.forget_targets(peer)
 
     def on_learned(self, peer: Address, attributes: Attributes, prefixes: Iterable[Prefix]) -> None:
         """One UPDATE's NLRI with the attributes they share."""
-        if peer not in self.paths_table.by_peer:
+        if peer not in self._tables.paths.by_peer:
             self._rib(peer, self._now or 0.0)
-        self.importer.learned(peer, attributes, prefixes)
+        self._tables.importer.learned(peer, attributes, prefixes)
 
     def on_withdrawn(self, peer: Address, prefixes: Iterable[Prefix]) -> None:
-        self.importer.withdrawn(peer, prefixes)
+        self._tables.importer.withdrawn(peer, prefixes)
 
     def on_end_of_rib(self, peer: Address, version: IpVersion, now: float) -> None:
         rib = self._rib(peer, now)
-        self.paths_table.forget(rib.ended(version))
+        self._tables.paths.forget(rib.ended(version))
 
     def on_speaker_lost(self, now: float) -> None:
         """The speaker is gone or unreachable. Its sessions may live on or restart gracefully."""
         self._tell_time(now)
         self._resyncing = False
-        for rib in self.paths_table.by_peer.values():
+        for rib in self._tables.paths.by_peer.values():
             rib.speaker_lost(now)
 
     def on_resync_begin(self, now: float | None = None) -> None:
@@ -161,7 +148,7 @@ class CalcGraph:
         if now is not None:
             self._tell_time(now)
         self._resyncing = True
-        for rib in self.paths_table.by_peer.values():
+        for rib in self._tables.paths.by_peer.values():
             rib.resync_begin(self._now or 0.0)
 
     def on_resync_end(self, up_peers: Iterable[Address], now: float | None = None) -> None:
@@ -170,30 +157,30 @@ class CalcGraph:
             self._tell_time(now)
         self._resyncing = False
         up = set(up_peers)
-        for peer, rib in self.paths_table.by_peer.items():
-            self.paths_table.forget(rib.resync_end(self._now or 0.0, up=peer in up))
+        for peer, rib in self._tables.paths.by_peer.items():
+            self._tables.paths.forget(rib.resync_end(self._now or 0.0, up=peer in up))
 
     # -- told: the kernel and the clock ---------------------------------------------------------------
 
     def on_next_hops(self, states: Mapping[Address, NextHopState]) -> None:
         """Where next hops lead. Only those in use are remembered; ask again for others in their time."""
-        known, users = self.loc_rib.next_hops, self.paths_table.by_next_hop
+        known, users = self._tables.loc_rib.next_hops, self._tables.paths.by_next_hop
         for next_hop, state in states.items():
             # Also one that just fell out of use: it may be in use again before anybody asks anew.
             if (next_hop in users or next_hop in known) and known.get(next_hop) != state:
                 known[next_hop] = state
-                self.paths_table.dirty.update(users.get(next_hop, ()))
-                self.kernel.next_hops_changed()
+                self._tables.paths.dirty.update(users.get(next_hop, ()))
+                self._tables.kernel.next_hops_changed()
 
     def tick(self, now: float) -> float | None:
         """Let what has expired expire; the time to call again, at most `now` if there is something to
         take, None when nothing is waiting."""
         self._tell_time(now)
-        for rib in self.paths_table.by_peer.values():
-            self.paths_table.forget(rib.expire(now))
-        if self.paths_table.dirty:
+        for rib in self._tables.paths.by_peer.values():
+            self._tables.paths.forget(rib.expire(now))
+        if self._tables.paths.dirty:
             return now
-        deadlines = [rib.stale_until for rib in self.paths_table.by_peer.values() if not self._resyncing]
+        deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
         deadlines += [self._deferral(address) for address in self._awaiting()]
         return min((d for d in deadlines if d is not None), default=None)
 
@@ -203,62 +190,67 @@ class CalcGraph:
         """What changed since the last call."""
         changed, self._desired_changed = self._desired_changed, False
         if self.desired is not None:
-            self._decide(self.desired)
-        self._forget_next_hops()
+            self._tables.decide(self.desired)
+        self._tables.forget_next_hops()
         return Outcome(
             desired=self.desired if changed else None,
-            fib=self.kernel.take(),
-            adverts=self.adj_rib_out.take(),
-            resolve=frozenset(self.paths_table.by_next_hop.keys() - self.loc_rib.next_hops.keys()),
+            fib=self._tables.kernel.take(),
+            adverts=self._tables.adj_rib_out.take(),
+            resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=self._awaiting(),
         )
 
     def fib(self) -> dict[RouteKey, Route]:
         """Every kernel route wanted as of the last `take`."""
-        return {route.key: route for route in self.kernel.wanted.values()}
+        return {route.key: route for route in self._tables.kernel.wanted.values()}
 
     def adverts(self, peer: Address) -> dict[Prefix, Attributes]:
         """Everything a peer is told as of the last `take`: for a speaker that remembers nothing."""
-        return self.adj_rib_out.to(peer)
+        return self._tables.adj_rib_out.to(peer)
 
     def next_hops_in_use(self) -> frozenset[Address]:
-        return frozenset(self.paths_table.by_next_hop)
+        return frozenset(self._tables.paths.by_next_hop)
 
     def prefixes(self) -> list[Prefix]:
         """Every prefix there is something to say about, sorted."""
         own = self.desired.blackholes | self.desired.originated.keys() if self.desired else set()
-        return sorted(own | self.paths_table.by_prefix.keys(), key=lambda p: (p.version, p))
+        return sorted(own | self._tables.paths.by_prefix.keys(), key=lambda p: (p.version, p))
 
     def paths(self, prefix: Prefix) -> list[PathView]:
         """The paths of a prefix, best first, each with what the decision process made of it."""
-        return explanation.path_views(self, prefix)
+        return explanation.path_views(self._tables, prefix)
 
     def explain(self, prefix: Prefix) -> list[str]:
         """What an operator reads: ownership, paths, verdicts, decision, route, adverts."""
-        return explanation.explain(self, prefix)
+        notes = [
+            f"the datastore is {state}: {reason}"
+            for state, reason in (("locked", self.frozen), ("stale", self.stale))
+            if reason is not None
+        ]
+        return explanation.explain(self._tables, self.desired, notes, prefix)
 
     def peer_counts(self, peer: Address) -> PeerCounts:
-        return explanation.peer_counts(self, peer)
+        return explanation.peer_counts(self._tables, peer)
 
     def rib_counts(self) -> RibCounts:
-        return explanation.rib_counts(self)
+        return explanation.rib_counts(self._tables)
 
     def rejections(self, limit: int = 100) -> list[Path]:
         """Paths that import policy or origin validation keeps out, at most so many."""
-        return explanation.rejections(self, limit)
+        return explanation.rejections(self._tables, limit)
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Every no: the datastore's and the peers'."""
         own = self.desired.refusals if self.desired is not None else ()
-        return (*own, *explanation.peer_refusals(self))
+        return (*own, *explanation.peer_refusals(self._tables))
 
     # -- inside ---------------------------------------------------------------------------------------
 
     def _rib(self, peer: Address, now: float) -> AdjRibIn:
         self._tell_time(now)
-        known = peer in self.paths_table.by_peer
-        rib = self.paths_table.of(peer)
+        known = peer in self._tables.paths.by_peer
+        rib = self._tables.paths.of(peer)
         if not known and self._resyncing:
             rib.resync_begin(now)
         return rib
@@ -267,16 +259,6 @@ class CalcGraph:
         self._now = now if self._now is None else max(now, self._now)
         if self._started is None:
             self._started = now
-
-    def _saw_router_id(self, address: Address) -> None:
-        source = self.importer.source(address)
-        node = source.peer.remote_node if source.peer is not None else None
-        if (
-            node is not None
-            and source.session is not None
-            and self.ownership.saw_router_id(node, source.session.router_id)
-        ):
-            self.importer.judge_all()
 
     def _recalculate(self) -> None:
         """Act on the backlog: first what we want, then who holds what, then what that makes of paths."""
@@ -296,13 +278,13 @@ class CalcGraph:
         first = self.desired is None
         judge_all = self._adopt(answer)
         if first or backlog.kinds & {Node, IPPool, BgpConfiguration}:
-            judge_all |= self.ownership.update_cluster(self.snapshot)
-        blocks = self.ownership.update_blocks(self.snapshot, backlog.blocks)
-        self._set_export_filter(answer)
+            judge_all |= self._tables.ownership.update_cluster(self.snapshot)
+        blocks = self._tables.ownership.update_blocks(self.snapshot, backlog.blocks)
+        self._tables.set_export_filter(self.snapshot.pools.values(), answer)
         if judge_all:
-            self.importer.judge_all()
+            self._tables.importer.judge_all()
         elif blocks:
-            self.importer.judge_inside(blocks)
+            self._tables.importer.judge_inside(blocks)
 
     def _freeze(self) -> None:
         """Locked: what was right before stays, and says why. `desire` runs again at the next change."""
@@ -312,81 +294,13 @@ class CalcGraph:
 
     def _adopt(self, new: Desired) -> bool:
         """Make `new` what is acted on; True when every path must be judged again."""
-        old = self.desired or Desired(node=new.node, asn=new.asn)
-        if self.desired is not None and replace(new, revision=old.revision) == old:
-            self.desired = new
+        old = self.desired
+        self.desired = new
+        if old is not None and replace(new, revision=old.revision) == old:
             return False
-        self.desired, self._desired_changed = new, True
-        dirty = self.paths_table.dirty
-        dirty.update(old.blackholes ^ new.blackholes)
-        for prefix in old.originated.keys() | new.originated.keys():
-            if old.originated.get(prefix) != new.originated.get(prefix):
-                dirty.add(prefix)
-        changed = {
-            address
-            for address in old.peers.keys() | new.peers.keys()
-            if old.peers.get(address) != new.peers.get(address)
-        }
-        if changed:
-            self._change_peers(new, changed)
-        us = self._us(new)
-        if us != self.importer.us:
-            self.importer.us = us
-            return True
-        return False
-
-    def _change_peers(self, new: Desired, changed: set[Address]) -> None:
-        ribs, dirty = self.paths_table.by_peer, self.paths_table.dirty
-        before = {address: self.exports.targets(address) for address in ribs}
-        self.importer.peers = new.peers
-        self.exports.set_peers(new.peers)
-        for address in changed:
-            self.importer.forget_source(address)
-            if address in ribs:
-                self._saw_router_id(address)
-                self.importer.judge_peer(ribs[address])
-                dirty.update(ribs[address].paths)
-        for address, rib in ribs.items():
-            if self.exports.targets(address) != before[address]:
-                dirty.update(rib.paths)
-        dirty.update(new.originated)
-
-    def _us(self, desired: Desired) -> Self:
+        self._desired_changed = True
         node = self.snapshot.nodes.get(self.local.name)
-        own = {a.version: a for a in (node.addresses if node is not None else ())}
-        if own != self.exports.own:
-            self.exports.own = own
-            self.paths_table.dirty.update(self.adj_rib_out.prefixes())
-        peers = desired.peers.values()
-        return Self(
-            addresses=frozenset({*own.values(), *(peer.local_address for peer in peers)}),
-            router_ids=frozenset(peer.router_id for peer in peers),
-            cluster_ids=frozenset(peer.cluster_id for peer in peers if peer.cluster_id),
-            asn=desired.asn,
-        )
-
-    def _set_export_filter(self, desired: Desired) -> None:
-        rules = ExportFilter.of(self.snapshot.pools.values(), self.ownership.services, desired.blackholes)
-        old, self.exports.rules = self.exports.rules, rules
-        if not rules.same_ranges(old):
-            self.paths_table.dirty.update(self.paths_table.by_prefix)
-        elif changed := set(old.own_blocks) ^ set(rules.own_blocks):
-            self.paths_table.dirty.update(self.importer.announced_inside(changed))
-
-    def _decide(self, desired: Desired) -> None:
-        dirty, self.paths_table.dirty = self.paths_table.dirty, set()
-        self.exports.new_round()
-        update, put, tell = self.loc_rib.update, self.kernel.put, self.adj_rib_out.put
-        originated, exported, rules = desired.originated, self.exports.of, self.exports.rules
-        for prefix in dirty:
-            selected = update(prefix)
-            put(prefix, selected, desired, rules)
-            tell(prefix, exported(prefix, selected, originated.get(prefix)))
-
-    def _forget_next_hops(self) -> None:
-        known = self.loc_rib.next_hops
-        for next_hop in known.keys() - self.paths_table.by_next_hop.keys():
-            del known[next_hop]
+        return self._tables.adopt(old or Desired(node=new.node, asn=new.asn), new, node)
 
     def _awaiting(self) -> frozenset[Address]:
         if self.desired is None:
@@ -397,7 +311,7 @@ class CalcGraph:
         """Until when a peer is awaited after our start (RFC 4724 section 4.1's Selection_Deferral_Timer,
         but per peer and only for the sweep of inherited routes); None: no longer."""
         assert self.desired is not None
-        rib = self.paths_table.by_peer.get(address)
+        rib = self._tables.paths.by_peer.get(address)
         if rib is not None and rib.complete:
             return None
         if self._now is None or self._started is None:
