@@ -212,7 +212,7 @@ def _tail(
 def pack_route(kind: int, flags: int, sequence: int, route: Route) -> bytes:
     """RTM_NEWROUTE or RTM_DELROUTE of one route, with nothing left to match by chance.
 
-    A delete names type, scope, protocol, metric, table and next hops, so that it only hits a route of ours. In
+    A delete names type, scope, protocol, metric, table and next hops, so it only hits a route of ours. In
     IPv6 a delete without gateway would take all siblings along, whoever put them there. In IPv4 a single next
     hop would also match an ECMP route that begins with it (fib_nh_match), and a list of one does not.
     """
