@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -311,7 +312,9 @@ class PeerDriver:
             self._failed(io, f"no answer from {target[0]} port {target[1]}")
             return self._engine.attached
         except OSError as error:
-            self._failed(io, f"cannot connect to {target[0]} port {target[1]}: {error.strerror or error}")
+            # asyncio's own text hides the cause; the number has it.
+            cause = os.strerror(error.errno) if error.errno else str(error)
+            self._failed(io, f"cannot connect to {target[0]} port {target[1]}: {cause}")
             return self._engine.attached
         except asyncio.CancelledError:
             if io is not None:
