@@ -66,6 +66,7 @@ class Calculation:
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._synced = False
+        self._replayed = False
         self._peers: frozenset[Address] = frozenset()
         self._sweep: tuple[bool, frozenset[Address], frozenset[Address]] | None = None
 
@@ -78,6 +79,11 @@ class Calculation:
     def next_hops_changed(self, states: Mapping[Address, NextHopState]) -> None:
         """The kernel reaches next hops another way, or no longer."""
         self.graph.on_next_hops(states)
+        self.told()
+
+    def speaker_replayed(self) -> None:
+        """The speaker has told everything it knows."""
+        self._replayed = True
         self.told()
 
     def _flush(self) -> None:
@@ -97,20 +103,34 @@ class Calculation:
         if outcome.adverts:
             self._speaker.advertise(outcome.adverts)
         if outcome.desired is not None:
-            self._limit(outcome.desired)
-            self.desired.put(outcome.desired)
-            if not self._synced:
-                # The first whole answer: everything we advertise is with the speaker, so peers that
-                # kept our routes over a restart may drop the rest (RFC 4724 section 4.1).
-                self._synced = True
-                self._speaker.full_sync_done()
+            self._tell_peers(outcome.desired)
             self._peers = frozenset(outcome.desired.peers)
+        if not self._synced and self._whole(outcome):
+            self._synced = True
+            self._speaker.full_sync_done()
         sweep = (outcome.authoritative, outcome.awaiting, self._peers)
         if sweep != self._sweep:
             self._sweep = sweep
             self._kernel.allow_sweep(*sweep)
 
-    def _limit(self, desired: Desired) -> None:
+    def _whole(self, outcome: Outcome) -> bool:
+        """Everything we advertise is with the speaker, so peers that kept our routes over a restart may
+        drop the rest (RFC 4724 section 4.1).
+
+        Who passes on what others announce has all of it only when they have said it all again.
+        """
+        desired = self.graph.desired
+        if desired is None or not self._replayed:
+            return False
+        passes_on = any(peer.is_ebgp or peer.route_reflector_client for peer in desired.peers.values())
+        return not (passes_on and outcome.awaiting)
+
+    def _tell_peers(self, desired: Desired) -> None:
+        """Most changes of the datastore leave the peers alone: then there is no file to render."""
+        before = self.desired.peek()
+        if before is not None and before.peers == desired.peers:
+            return
+        self.desired.put(desired)
         named = {peer.address: peer.prefix_limit for peer in desired.peers.values()}
         self._speaker.limits(
             {address: limit for address, limit in named.items() if limit is not None},

@@ -68,6 +68,7 @@ class Sessions:
                 graph.on_resync_begin(now)
             case ReplayEnd():
                 graph.on_resync_end(self._up, now)
+                self._calculation.speaker_replayed()
             case LinkLost():
                 graph.on_speaker_lost(now)
             case _:

@@ -84,13 +84,13 @@ async def _confd(name: str, folder: Path, endpoint: str) -> None:
     from felix_like.calc.snapshot import Snapshot
     from felix_like.datastore.client import Client
     from felix_like.datastore.config import EtcdConfig
-    from felix_like.datastore.watch import Batch, watch
+    from felix_like.datastore.watch import Batch, Informer
     from felix_like.model.block import AffinityState
 
     snapshot = Snapshot()
     written = ""
     async with Client(EtcdConfig(endpoints=(endpoint,))) as client:
-        async for event in watch(client):
+        async for event in Informer(client).events():
             if not isinstance(event, Batch):
                 continue
             snapshot.apply(event.changes)
