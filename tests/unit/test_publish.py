@@ -1,6 +1,5 @@
 """Publishing exabgp.conf: checked first, replaced whole, and the last good file stays."""
 
-# ruff: noqa: ASYNC240 - the tests look at small files on purpose
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bird_config.publish import Published, Publisher
-from bird_config.validator import StockValidator, Unchecked, complaint, first_answer
+from bird_config.validator import StockValidator, Unchecked, WarmValidator, complaint, first_answer
 from felix_like.model.verdict import No, Verdict, Yes
 
 GOOD = "template { }\n"
@@ -207,3 +206,44 @@ def test_a_complaint_is_one_bounded_line_without_passwords() -> None:
     assert complaint(said).startswith("x line 3: [31mmd5-password (hidden);")
     assert len(complaint(said)) <= 400
     assert complaint("") == "no reason given"
+
+
+async def test_the_warm_validator_says_what_the_stock_one_says(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text(GOOD)
+    bad.write_text("neighbor 10.0.0.2 {\n    local-as nonsense;\n}\n")
+    warm, stock = WarmValidator(), StockValidator()
+    try:
+        for file in (good, bad, good, bad, tmp_path / "missing", good):  # a refusal poisons nothing
+            verdict = await warm(file)
+            assert verdict == await stock(file)
+            assert bool(verdict) is (file == good)
+        assert warm._child is not None
+        pid = warm._child.pid
+        await warm(good)
+        assert warm._child.pid == pid, "one process for all of them"
+        os.kill(pid, 9)
+        with pytest.raises(Unchecked):
+            await warm(good)
+        assert await warm(good) == Yes(), "a new one takes over"
+    finally:
+        await warm.close()
+
+
+async def test_the_warm_validator_goes_when_nobody_asks(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.write_text(GOOD)
+    warm = WarmValidator(idle=0.05)
+    assert await warm(good) == Yes()
+    child = warm._child
+    assert child is not None
+    assert await asyncio.wait_for(child.wait(), 10) != 0
+    assert await warm(good) == Yes()
+    await warm.close()
+
+
+async def test_the_warm_validator_that_hangs_is_ended(tmp_path: Path) -> None:
+    warm = WarmValidator(timeout=0.001)
+    with pytest.raises(Unchecked, match="did not answer"):
+        await warm(tmp_path / "x")
+    assert warm._child is None
