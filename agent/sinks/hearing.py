@@ -54,6 +54,8 @@ class Hearing:
         """Keys that events named since the last read or write began: what came back is not sure."""
         self._disturbed: set[RouteKey] = set()
         """Keys that another program changed; they wait for REPAIR_DELAY."""
+        self._doubtful: set[RouteKey] = set()
+        """Disturbed IPv4 keys that may hold more than one route with our mark."""
         self._repair_timer: asyncio.TimerHandle | None = None
         self._link_timer: asyncio.TimerHandle | None = None
 
@@ -111,6 +113,8 @@ class Hearing:
             del ledger.have[key]
         else:
             ledger.found(seen, wanted)
+            if not event.replaced and key.prefix.version == 4:
+                self._doubtful.add(key)
         if key in wanted:
             self._disturb(key)
         else:
@@ -142,6 +146,8 @@ class Hearing:
         repairs = {key for key in keys if key in account.wanted and account.troubles.may_repair(key, now)}
         account.repairing |= repairs
         account.dirty |= repairs
+        self.suspects |= repairs & self._doubtful
+        self._doubtful.clear()
         self._wake.set()
 
     def _link_seen(self, event: LinkSeen | AddressSeen) -> None:

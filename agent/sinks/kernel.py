@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 
 READ_BACK_EVERY: Final = 90.0
 """Seconds between read-backs while something is in trouble and `keep` therefore does not call `start`."""
+LOGGED: Final = 5
+"""Refused routes logged one by one per turn: a link that goes down may take 100,000 along."""
 ROUNDS: Final = 4
 """Turns at most in one `apply`: a clash that is looked up needs a second one."""
 
@@ -247,11 +249,16 @@ class KernelSink:
         if repairing:
             self._repaired += len(repairing & outcome.put)
             repairing -= outcome.put
+        news: list[tuple[RouteKey, str]] = []
         for key, reason in outcome.failed.items():
             if key not in self._wanted and key not in self._ledger.have:
                 continue  # no longer wanted by the time it failed
             if self._troubles.failed(key, f"the kernel says: {reason}", now):
-                log.warning("route %s: the kernel refused it: %s", key.prefix, reason)
+                news.append((key, reason))
+        for key, reason in news[:LOGGED]:
+            log.warning("route %s: the kernel refused it: %s", key.prefix, reason)
+        if len(news) > LOGGED:
+            log.warning("the kernel refused %d more routes; the status names them all", len(news) - LOGGED)
         for key in outcome.shared:
             self._troubles.conflict(
                 key, "another program added a next hop to this route: remove it there", now
