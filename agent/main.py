@@ -33,7 +33,7 @@ from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
 from agent.status import Status, own_version
 from bird_config.publish import Publisher
-from bird_config.validator import StockValidator
+from bird_config.validator import WarmValidator
 from felix_like.calc.graph import CalcGraph, OriginMode
 from felix_like.datastore.client import Client
 
@@ -67,7 +67,8 @@ async def run(settings: Settings) -> None:
     next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states))
     calculation = Calculation(graph, clock=time.monotonic, kernel=kernel, speaker=link, next_hops=next_hops)
     sessions = Sessions(calculation, time.monotonic)
-    publisher = Publisher(settings.run_dir / "exabgp.conf", StockValidator())
+    validator = WarmValidator()
+    publisher = Publisher(settings.run_dir / "exabgp.conf", validator)
     conf = SpeakerConfSink(calculation.desired, publisher, lambda path: reload(link, path))
     client = Client(settings.etcd)
     registration = Registration(client, settings)
@@ -111,6 +112,7 @@ async def run(settings: Settings) -> None:
     finally:
         log.info("tortie-agent stops; routes and sessions stay")
         await client.close()
+        await validator.close()
         kernel.close()
         next_hops.close()
         monitor.close()
