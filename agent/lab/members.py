@@ -29,7 +29,7 @@ def add_node(lab: Lab, name: str | None, pods: int, timeout: float) -> None:
         with step(f"{name} in its namespace, with {counted(pods, 'pod')}"):
             up.build(lab, [node])
             up.start_processes(lab, [node], made)
-            cluster.furnish(lab, node)
+            cluster.furnish(lab, [node])
             state.save(lab, made)
             up.address_pods(lab, [node])
         up.prove(lab, made, timeout)

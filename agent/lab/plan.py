@@ -18,7 +18,7 @@ FABRIC_V4 = "198.18.0.1"
 FABRIC_V4_LENGTH = 16
 FABRIC_V6 = "2001:db8:18::1"
 FABRIC_V6_LENGTH = 64
-POOLS = {"default-ipv4-ippool": ("10.65.0.0/16", 26), "default-ipv6-ippool": ("fd00:65::/48", 122)}
+POOLS = {"default-ipv4-ippool": ("10.65.0.0/16", 26), "default-ipv6-ippool": ("fd00:65::/112", 122)}
 """IPPool name -> (CIDR, block size)."""
 ETCD_PORT = 2379
 MAX_NODES = 900

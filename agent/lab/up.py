@@ -41,9 +41,7 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
         with step("pools, blocks and pod addresses in the datastore") as current:
             start_processes(lab, planned, made)
             cluster.prepare(lab)
-            for number, node in enumerate(planned, 1):
-                cluster.furnish(lab, node)
-                current.news(f"node {number} of {nodes}")
+            cluster.furnish(lab, planned, lambda done: current.news(f"{done} of {counted(nodes, 'node')}"))
             state.save(lab, made)
         with step("pod addresses and gateways"):
             address_pods(lab, planned)
