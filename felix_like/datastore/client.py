@@ -114,10 +114,10 @@ class Client:
         return (await self.read(key, revision=revision))[1]
 
     async def read(
-        self, key: str, *, revision: int = 0, seconds: float | None = None
+        self, key: str, *, revision: int = 0, seconds: float | None = None, each: float = wire.TRY_TIMEOUT
     ) -> tuple[Header, KeyValue | None]:
-        """A key with the header of the answer, within `seconds`."""
-        reply = await self._range(pb.RangeRequest(key=encode_key(key), revision=revision), seconds)
+        """A key with the header of the answer, within `seconds`, `each` for one endpoint."""
+        reply = await self._range(pb.RangeRequest(key=encode_key(key), revision=revision), seconds, each)
         return header_of(reply), _kv(reply.kvs[0]) if reply.kvs else None
 
     async def get_prefix(self, prefix: str, *, revision: int = 0, page: int = PAGE) -> Listing:
@@ -145,9 +145,11 @@ class Client:
             raise ValueError("no prefix to list")
         return Listing(Header(header.cluster_id, revision, header.raft_term), tuple(kvs))
 
-    async def _range(self, request: pb.RangeRequest, seconds: float | None = None) -> pb.RangeResponse:
+    async def _range(
+        self, request: pb.RangeRequest, seconds: float | None = None, each: float = wire.TRY_TIMEOUT
+    ) -> pb.RangeResponse:
         return await self.wire.call(
-            wire.KV + "Range", request, pb.RangeResponse, seconds=seconds or self._timeout
+            wire.KV + "Range", request, pb.RangeResponse, seconds=seconds or self._timeout, each=each
         )
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:

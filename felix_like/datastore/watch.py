@@ -37,6 +37,8 @@ from felix_like.datastore.proto import etcd_pb2 as pb
 
 PROBE_TIMEOUT = 3.0
 """Seconds for the first question after a connection was lost."""
+PROBE_EACH = 1.0
+"""Seconds for one endpoint: etcd 3.4 loses the question when the leader changes, so ask again soon."""
 STALE_AFTER = 2.0
 """Seconds of failed attempts before the datastore is called stale."""
 MAX_PAUSE = 3.0
@@ -175,7 +177,7 @@ class Informer:
         """Ask for the oldest key we know: same creation, same history. Also proves there is a quorum."""
         witness = min(self._raw.values(), key=lambda kv: kv.create_revision, default=None)
         header, found = await self._client.read(
-            witness.key if witness else self._prefixes[0], seconds=PROBE_TIMEOUT
+            witness.key if witness else self._prefixes[0], seconds=PROBE_TIMEOUT, each=PROBE_EACH
         )
         if not self._same_history(header):
             self._must_list = True

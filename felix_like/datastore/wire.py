@@ -133,9 +133,10 @@ class Wire:
         reply: Callable[..., Reply],
         *,
         seconds: float = 10.0,
+        each: float = TRY_TIMEOUT,
         repeatable: bool = True,
     ) -> Reply:
-        """One request, answered by any endpoint within `seconds`.
+        """One request, answered by any endpoint within `seconds`; one may take `each`.
 
         A request that is not `repeatable` is not sent twice: when its outcome is in doubt, OutcomeUnknown.
         Raises EtcdError.
@@ -149,9 +150,7 @@ class Wire:
             endpoint = self.endpoint
             left = deadline - clock()
             try:
-                answer: Reply = await self._once(
-                    endpoint, path, request, reply, min(TRY_TIMEOUT, left), repeatable
-                )
+                answer: Reply = await self._once(endpoint, path, request, reply, min(each, left), repeatable)
                 return answer
             except grpc.aio.AioRpcError as error:
                 if _token_refused(error) and self._config.username and logins < 2:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
 from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.watch import Batch, Informer, InSync, Stale
-from tests.support.etcd import Cut, EtcdMember, etcd, eventually
+from tests.support.etcd import Cut, EtcdMember, etcd, etcdctl, eventually
 from tests.support.follower import NODES, Follower, following, node_key, node_value, truth, write_nodes
 
 pytestmark = pytest.mark.etcd
@@ -211,20 +209,16 @@ async def test_a_backup_that_is_restored_is_taken_over() -> None:
         async with client_of(member) as client:
             await write_nodes(client, range(3))
             backup = member.directory / "backup.db"
-            subprocess.run(
-                ["etcdctl", "--endpoints", member.endpoint, "snapshot", "save", str(backup)],
-                check=True, capture_output=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
-            )  # fmt: skip
+            await etcdctl("--endpoints", member.endpoint, "snapshot", "save", str(backup))
             await write_nodes(client, range(6), generation=1)
             async with following(Informer(client)) as follower:
                 await eventually(lambda: follower.in_sync)
                 member.kill()
                 member.wipe()
-                subprocess.run(
-                    ["etcdctl", "snapshot", "restore", str(backup), "--name", member.name, "--data-dir",
-                     str(member.directory / "data"), "--initial-cluster", member.cluster,
-                     "--initial-advertise-peer-urls", f"http://127.0.0.1:{member.peer_port}"],
-                    check=True, capture_output=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
+                await etcdctl(
+                    "snapshot", "restore", str(backup), "--name", member.name,
+                    "--data-dir", str(member.directory / "data"), "--initial-cluster", member.cluster,
+                    "--initial-advertise-peer-urls", f"http://127.0.0.1:{member.peer_port}",
                 )  # fmt: skip
                 member.start()
                 member.wait_ready()

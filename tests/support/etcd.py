@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 HOST = "127.0.0.1"
 
@@ -144,7 +145,7 @@ class Cut:
         assert self._server is not None
         return f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}"
 
-    async def __aenter__(self) -> Cut:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, HOST, 0)
         return self
 
@@ -201,3 +202,15 @@ async def eventually(check: Callable[[], object], seconds: float = 30.0) -> None
         if time.monotonic() > deadline:
             raise AssertionError(f"still not so after {seconds} s: {check}")
         await asyncio.sleep(0.02)
+
+
+async def etcdctl(*arguments: str) -> str:
+    """Run etcdctl; returns what it prints. Raises RuntimeError with its complaint."""
+    process = await asyncio.create_subprocess_exec(
+        "etcdctl", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={"ETCDCTL_API": "3", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+    )  # fmt: skip
+    output = (await process.communicate())[0].decode()
+    if process.returncode:
+        raise RuntimeError(f"etcdctl {' '.join(arguments)}: {output}")
+    return output
