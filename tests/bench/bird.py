@@ -69,6 +69,14 @@ def birdc(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+def protocols(folder: Path) -> str:
+    """`show protocols`; empty while BIRD has not opened its socket."""
+    try:
+        return birdc(folder, "show", "protocols")
+    except subprocess.CalledProcessError:
+        return ""
+
+
 def pipeline(world: World, node: LabNode) -> subprocess.Popen[bytes]:
     """The confd-like script in the node's namespace."""
     folder = world.folder(node)

@@ -61,9 +61,7 @@ async def _prepare_bird(made: World) -> None:
         bird.pipeline(made, node)
     for node in made.nodes:
         wait_until(
-            lambda node=node: (
-                bird.birdc(made.folder(node), "show", "protocols").count("Established") == NODES - 1
-            ),
+            lambda node=node: bird.protocols(made.folder(node)).count("Established") == NODES - 1,
             60,
             f"{node.name}'s BIRD sessions",
         )

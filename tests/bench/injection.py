@@ -34,7 +34,10 @@ log stderr {{ warning, error, fatal, bug }};
 router id {own};
 protocol device {{ scan time 2; }}
 protocol direct {{ ipv4; interface "eth0"; }}
-protocol kernel {{ learn; persist; scan time 2; merge paths; ipv4 {{ import all; export where source = RTS_BGP; }}; }}
+protocol kernel {{
+  learn; persist; scan time 2; merge paths;
+  ipv4 {{ import all; export where source = RTS_BGP; }};
+}}
 protocol bgp injector {{
   local {own} as 64512; neighbor {peer} as 64600; multihop;
   ipv4 {{ import all; export none; gateway recursive; }};
@@ -70,15 +73,8 @@ def _receive_bird(made: World, size: int) -> float:
     receiver, injector = made.nodes
     child = bird.start(made, receiver, RECEIVER.format(own=receiver.ipv4, peer=injector.ipv4))
     folder = _injector(made, size)
-    wait_until(lambda: "Established" in _protocols(made.folder(receiver)), 30, "the BIRD to BIRD session")
+    wait_until(lambda: "Established" in bird.protocols(made.folder(receiver)), 30, "the BIRD to BIRD session")
     return _inject(folder, child.pid, size)
-
-
-def _protocols(folder: Path) -> str:
-    try:
-        return bird.birdc(folder, "show", "protocols")
-    except Exception:  # BIRD has not opened its socket yet
-        return ""
 
 
 def _receive_tortie(made: World, size: int) -> float:

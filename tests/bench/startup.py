@@ -72,7 +72,7 @@ async def _converge(
             await cluster.claim(client, node.name, made.block(node))
         pids = {node.name: start(made, node) for node in made.nodes}
         up(made)
-        time.sleep(1)
+        await asyncio.sleep(1)
         await cluster.set_mesh(client, on=True)
         begin = time.monotonic()
     wanted = {node.name: kernels.spelled(made.block(node)) for node in made.nodes}

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from agent.lab import netns, processes, sysctls, wiring
 from agent.lab.plan import Lab, bridge_port, node_addresses, node_name
@@ -39,7 +40,7 @@ class World:
         ipv4, ipv6 = node_addresses(index)
         return LabNode(name=node_name(index), index=index, ipv4=ipv4, ipv6=ipv6)
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         try:
             self._build()
         except BaseException:
