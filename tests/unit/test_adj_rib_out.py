@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_nobody_hears_his_own_path() -> None:
 
 
 def test_ibgp_is_not_told_what_ibgp_said() -> None:
-    assert "full mesh" in (may_learn_from(NODE3, source(NODE2)) or "")
+    assert "neither side is a route reflector client" in (may_learn_from(NODE3, source(NODE2)) or "")
 
 
 def test_a_reflector_tells_clients_everything_and_others_what_clients_said() -> None:
@@ -180,3 +181,15 @@ def test_the_table_reports_changes_once_and_withdraws_what_is_no_longer_wanted()
     table.put(PREFIX, {})
     assert table.take() == {a: {PREFIX: None}}
     assert table.prefixes() == []
+
+
+def test_mesh_nodes_with_as_numbers_of_their_own_do_not_carry_each_others_blocks() -> None:
+    own_as, other_as = (replace(one, asn=Asn(65100 + i)) for i, one in enumerate((NODE2, NODE3)))
+    assert "full mesh" in (may_learn_from(other_as, source(own_as)) or "")
+    assert may_learn_from(TOR, source(own_as)) is None
+
+
+def test_a_peer_is_not_told_of_routes_through_itself() -> None:
+    through_node_3 = path(TOR, next_hop=NODE3.address, as_path=(("sequence", (65000,)),))
+    assert export(through_node_3, source(TOR), NODE3, OWN) == "the peer itself is its next hop"
+    assert isinstance(export(through_node_3, source(TOR), NODE2, OWN), Attributes)

@@ -441,3 +441,12 @@ def test_the_step_that_decided_is_shown(better: dict[str, Any]) -> None:
     assert (str(best.path.peer), best.best, best.used) == (TOR, True, True)
     assert (lost.best, lost.used) == (False, False)
     assert lost.step == ("lower MED" if "med" in better else "lower ORIGIN")
+
+
+def test_a_path_that_changes_its_next_hop_lets_the_old_one_go() -> None:
+    world = up(driver(bgp_peer("tor", TOR, 65000)), TOR, asn=65000)
+    world.graph.on_learned(ip(TOR), path(TOR, 65000), [net("203.0.113.0/24")])
+    world.settle()
+    world.graph.on_learned(ip(TOR), path("192.0.2.200", 65000), [net("203.0.113.0/24")])
+    assert world.settle().fib() == {"203.0.113.0/24": "via 192.0.2.200"}
+    assert world.graph.next_hops_in_use() == {ip("192.0.2.200")}
