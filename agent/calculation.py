@@ -44,6 +44,8 @@ class NextHops(Protocol):
 
     def ask(self, addresses: Iterable[Address]) -> Mapping[Address, NextHopState]: ...
 
+    def forget(self, addresses: Iterable[Address]) -> None: ...
+
 
 class Calculation:
     """Owns the graph and hands its outcomes on."""
@@ -67,6 +69,8 @@ class Calculation:
         self._timer: asyncio.TimerHandle | None = None
         self._synced = False
         self._replayed = False
+        self._asked: set[Address] = set()
+        """Next hops whose way is being watched."""
         self._peers: frozenset[Address] = frozenset()
         self._sweep: tuple[bool, frozenset[Address], frozenset[Address]] | None = None
 
@@ -93,8 +97,12 @@ class Calculation:
             # A lookup in the kernel's table takes microseconds, so a new next hop costs no extra turn.
             self._hand_on(outcome)
             self.graph.on_next_hops(self._next_hops.ask(outcome.resolve))
+            self._asked |= outcome.resolve
             outcome = self.graph.take()
         self._hand_on(outcome)
+        if outcome.fib and (unused := self._asked - self.graph.next_hops_in_use()):
+            self._next_hops.forget(unused)
+            self._asked -= unused
         self._set_timer()
 
     def _hand_on(self, outcome: Outcome) -> None:

@@ -47,10 +47,13 @@ async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
     A sink that fails is started again from what the world says; it never ends its siblings.
     """
     backoff = FIRST_BACKOFF
+    clock = asyncio.get_running_loop().time
+    read_back_at = 0.0
     started = False
     while True:
         try:
             if not started:
+                read_back_at = clock() + resync * random.uniform(0.9, 1.1)
                 await sink.start()
                 started = True
             sink.wake.clear()
@@ -65,10 +68,11 @@ async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
             await asyncio.sleep(backoff * random.uniform(0.8, 1.2))
             backoff = min(backoff * 2, LONGEST_BACKOFF)
             continue
-        pause = resync * random.uniform(0.9, 1.1) if report.retry_after is None else report.retry_after
+        left = max(read_back_at - clock(), 0.0)
+        pause = left if report.retry_after is None else min(left, report.retry_after)
         try:
             async with asyncio.timeout(pause):
                 await sink.wake.wait()
         except TimeoutError:
-            if report.retry_after is None:
-                started = False
+            pass
+        started = clock() < read_back_at

@@ -57,7 +57,7 @@ def _injection(quick: bool) -> dict[str, Any]:
 def _kernel(quick: bool) -> dict[str, Any]:
     from tests.bench import kernel
 
-    return {"kernel": kernel.figures(10_000 if quick else 100_000)}
+    return {"kernel": kernel.measure((10_000,) if quick else (100_000,))}
 
 
 def _startup(quick: bool) -> dict[str, Any]:
@@ -66,6 +66,9 @@ def _startup(quick: bool) -> dict[str, Any]:
     convergence, footprint = startup.run((3,) if quick else startup.SIZES)
     return {"convergence": convergence, "footprint": footprint}
 
+
+JUDGED_KERNEL_CASE = ("sink IPv4 100000", "add")
+"""The agent's real path: `KernelSink.want` to the kernel's last acknowledgement."""
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "claims": _claims,
@@ -98,10 +101,12 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
         )
     for size, pair in figures.get("injection", {}).items():
         yield _compared(f"(2) {int(size):,} routes from BIRD -> last in the kernel", pair, 5)
-    if kernel := figures.get("kernel"):
-        for name, rate in kernel.items():
-            target = _target(rate > 80_000, "> 80,000/s") if name.startswith("add") else ""
-            yield (f"(3) kernel alone, {name}", f"{rate:,.0f}/s", "", "", target)
+    for case, rates in figures.get("kernel", {}).items():
+        for what, rate in rates.items():
+            if what == "lag":
+                continue
+            target = _target(rate > 80_000, "> 80,000/s") if (case, what) == JUDGED_KERNEL_CASE else ""
+            yield (f"(3) kernel alone, {case} routes, {what}", f"{rate:,.0f}/s", "", "", target)
     for peers, spent in figures.get("footprint", {}).items():
         bound = int(peers) >= 49
         yield (
