@@ -450,3 +450,14 @@ def test_a_path_that_changes_its_next_hop_lets_the_old_one_go() -> None:
     world.graph.on_learned(ip(TOR), path("192.0.2.200", 65000), [net("203.0.113.0/24")])
     assert world.settle().fib() == {"203.0.113.0/24": "via 192.0.2.200"}
     assert world.graph.next_hops_in_use() == {ip("192.0.2.200")}
+
+
+def test_a_peer_that_becomes_ebgp_has_its_local_pref_ignored_without_a_new_update() -> None:
+    other, prefix = "192.0.2.253", "203.0.113.0/24"
+    world = driver(bgp_peer("t1", TOR, 64512), bgp_peer("t2", other, 65001))
+    for tor, more in ((TOR, {"local_pref": 50}), (other, {})):
+        world.graph.on_peer_up(ip(tor), session(tor), 1000.0)
+        world.graph.on_learned(ip(tor), path(tor, 65001, **more), [net(prefix)])
+    assert world.settle().fib() == {prefix: f"via {other}"}
+    world.graph.on_datastore(changes(bgp_peer("t1", TOR, 65001), revision=5), True)
+    assert world.settle().fib() == {prefix: f"via {other} {TOR}"}
