@@ -131,7 +131,9 @@ def _bgp_configuration(key: Key, value: bytes) -> BgpConfiguration:
             )
             for advertisement in spec.prefixAdvertisements or ()
         ),
-        service_cidrs=tuple(dict.fromkeys(fields.prefix("spec.service…IPs", s.cidr) for s in services)),
+        service_cidrs=tuple(
+            dict.fromkeys(fields.prefix("spec.serviceClusterIPs (or its siblings)", s.cidr) for s in services)
+        ),
         mesh_password=fields.secret("spec.nodeMeshPassword", spec.nodeMeshPassword),
         mesh_max_restart_time=fields.duration("spec.nodeMeshMaxRestartTime", spec.nodeMeshMaxRestartTime),
     )

@@ -187,7 +187,7 @@ def _cidr_of(rest: str) -> Prefix:
     """Read `ipv4/block/10.0.0.0-26`."""
     match = _BLOCK.fullmatch(rest)
     if match is None:
-        raise ValueError("the key does not end in ipv4/block/<network>-<length> or ipv6/block/…")
+        raise ValueError("the key does not end in ipv4/block/<network>-<length> or its IPv6 twin")
     network, dash, length = match[2].rpartition("-")
     if not dash:
         raise ValueError(f"{quoted(match[2])} has no -<length>")
