@@ -281,17 +281,8 @@ class PeerTable:
     def carry_out(self, command: Command) -> None:
         """Everything but Reload."""
         match command:
-            case Advertise():
-                attributes, packed = self._intern(command.attributes), command.nlri.packed
-                version = command.nlri.version
-                for address in command.peers:
-                    if self._out(address).put(version, attributes, packed):
-                        self._kick(address)
-            case Withdraw():
-                packed = command.nlri.packed
-                for address in command.peers:
-                    if self._out(address).drop(command.nlri.version, packed):
-                        self._kick(address)
+            case Advertise() | Withdraw():
+                self._paths(command)
             case SyncBegin():
                 self._syncing = True
                 for out in self._rib_out.values():
@@ -306,6 +297,14 @@ class PeerTable:
                 self._set_limits(command.peers, command.default)
             case Reload():
                 raise AssertionError("a reload is not for the table")
+
+    def _paths(self, command: Advertise | Withdraw) -> None:
+        version, packed = command.nlri.version, command.nlri.packed
+        attributes = self._intern(command.attributes) if isinstance(command, Advertise) else None
+        for address in command.peers:
+            out = self._out(address)
+            if out.drop(version, packed) if attributes is None else out.put(version, attributes, packed):
+                self._kick(address)
 
     def _set_limits(self, limits: Mapping[Address, int], default: int | None) -> None:
         self._limits = dict(limits)
@@ -348,7 +347,10 @@ def refusal(neighbors: list[Neighbor]) -> str | None:
     seen: set[Address] = set()
     for neighbor in neighbors:
         if neighbor.address in seen:
-            return f"neighbor {neighbor.address} is there twice; two sessions to one address cannot be told apart"
+            return (
+                f"neighbor {neighbor.address} is there twice; "
+                "two sessions to one address cannot be told apart"
+            )
         seen.add(neighbor.address)
         if neighbor.hold_time and neighbor.hold_time < SHORTEST_HOLD and len(neighbors) > SMALL_MESH:
             return (

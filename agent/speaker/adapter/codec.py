@@ -60,16 +60,7 @@ def decode(
     """
     if body == b"\x00\x00\x00\x00":
         return Received(end_of_rib=4)
-    ipv6 = (AFI.ipv6, SAFI.unicast) in negotiated.families
-    gone, raw, came = Update.split(body)
-    try:
-        withdrawn4, announced4 = split(4, gone), split(4, came)
-    except ValueError as error:
-        raise Notify(3, 10, str(error)) from None
-    try:
-        pieces = checks.take_apart(raw, ipv6)
-    except ValueError as error:
-        raise Notify(3, 9, str(error)) from None
+    withdrawn4, announced4, pieces = _cut(body, (AFI.ipv6, SAFI.unicast) in negotiated.families)
     if pieces.unreach == [] and not (pieces.attributes or withdrawn4 or announced4 or pieces.reach):
         return Received(end_of_rib=6)
 
@@ -78,22 +69,34 @@ def decode(
         withdrawn.append((4, withdrawn4))
     if pieces.unreach:
         withdrawn.append((6, pieces.unreach))
-    announced: list[tuple[IpVersion, Attributes, list[Packed]]] = []
-    fault, faulty = None, 0
-    for version, nlri in ((4, announced4), (6, pieces.reach)):
-        if not nlri:
-            continue
-        family: IpVersion = 4 if version == 4 else 6
-        attributes, why = _judge(family, pieces, direction, negotiated, neighbor, cache)
-        if attributes is None:
-            fault, faulty = why, faulty + len(nlri)
-            withdrawn.append((family, nlri))
-        else:
-            announced.append((family, attributes, nlri))
-    if not announced4 and not pieces.reach and pieces.attributes:
+    families: tuple[tuple[IpVersion, list[Packed]], ...] = ((4, announced4), (6, pieces.reach or []))
+    came_in = [(version, nlri) for version, nlri in families if nlri]
+    if not came_in and pieces.attributes:
         # Nothing of ours came with them, but what ExaBGP must refuse may be inside.
         ExaAttributes.unpack(pieces.attributes, direction, negotiated)
+    announced: list[tuple[IpVersion, Attributes, list[Packed]]] = []
+    fault, faulty = None, 0
+    for version, nlri in came_in:
+        attributes, why = _judge(version, pieces, direction, negotiated, neighbor, cache)
+        if attributes is None:
+            fault, faulty = why, faulty + len(nlri)
+            withdrawn.append((version, nlri))
+        else:
+            announced.append((version, attributes, nlri))
     return Received(tuple(withdrawn), tuple(announced), None, fault, faulty)
+
+
+def _cut(body: bytes, ipv6: bool) -> tuple[list[Packed], list[Packed], checks.Pieces]:
+    """IPv4 NLRI withdrawn and announced, and the path attributes taken apart. Raises Notify."""
+    gone, raw, came = Update.split(body)
+    try:
+        withdrawn, announced = split(4, gone), split(4, came)
+    except ValueError as error:
+        raise Notify(3, 10, str(error)) from None
+    try:
+        return withdrawn, announced, checks.take_apart(raw, ipv6)
+    except ValueError as error:
+        raise Notify(3, 9, str(error)) from None
 
 
 def _judge(

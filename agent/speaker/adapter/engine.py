@@ -28,13 +28,13 @@ from exabgp.bgp.message.open.capability import Capability
 from exabgp.environment import getenv
 from exabgp.logger import log as exabgp_log
 from exabgp.protocol.family import AFI, SAFI, Family
-from exabgp.reactor.network.connection import Connection
-from exabgp.reactor.network.error import LostConnection, NetworkError, NotConnected
+from exabgp.reactor.network.error import NetworkError
 from exabgp.reactor.peer import ACTION, Peer
 from exabgp.reactor.protocol import Protocol
 from exabgp.version import version as exabgp_version
 
 from agent.speaker.adapter import codec
+from agent.speaker.adapter.connection import HIGH_WATER, BufferedConnection
 from agent.speaker.protocol import GracefulFamily, State
 from agent.speaker.settings import Batch, Negotiation, Neighbor, SessionEvents
 from agent.speaker.settings import Update as Received
@@ -42,9 +42,6 @@ from felix_like.model.address import Asn, IpVersion
 
 PINNED = "5.0.15"
 EXABGP_VERSION = str(exabgp_version)
-HIGH_WATER = 64 * 1024
-"""Octets that may wait for the peer's window before no more UPDATEs are made."""
-_READ = 64 * 1024
 _AFI: dict[IpVersion, Any] = {4: AFI.ipv4, 6: AFI.ipv6}
 _STATES: dict[int, State] = {
     FSM.IDLE: "Idle",
@@ -61,7 +58,7 @@ def _quiet(*_: object, **__: object) -> None:
     pass
 
 
-def _loud(message: Any, source: str = "", level: str = "") -> None:
+def _loud(message: Any, source: str = "", *_: object, **__: object) -> None:
     with contextlib.suppress(Exception):
         _logger.warning("%s: %r", source, message() if callable(message) else message)
 
@@ -80,67 +77,6 @@ def prepare() -> None:
         setattr(exabgp_log, level, staticmethod(_loud))
     exabgp.bgp.timer.time = SimpleNamespace(time=time.monotonic)
     Message.registered_message[Message.CODE.UPDATE] = _Update
-
-
-class _Connection(Connection):  # type: ignore[misc]
-    """A connected socket with a buffer each way."""
-
-    def __init__(self, version: IpVersion, peer: str, local: str, io: socket.socket, outgoing: bool) -> None:
-        super().__init__(_AFI[version], peer, local)
-        self.io: socket.socket | None = io
-        self.direction = "outgoing" if outgoing else "incoming"
-        self._in = b""
-        self._at = 0
-        self.out = bytearray()
-
-    def _reader(self, number: int) -> Iterator[bytes]:
-        while True:
-            end = self._at + number
-            if end <= len(self._in):
-                piece = self._in[self._at : end]
-                self._at = end
-                yield piece
-                return
-            if self.io is None:
-                raise NotConnected("the connection is closed")
-            try:
-                chunk = self.io.recv(_READ)
-            except (BlockingIOError, InterruptedError):
-                yield b""
-                continue
-            except OSError as error:
-                self.close()
-                raise LostConnection(f"{error.strerror or error}") from None
-            if not chunk:
-                self.close()
-                raise LostConnection("the peer closed the connection")
-            self._in = self._in[self._at :] + chunk
-            self._at = 0
-
-    def writer(self, data: bytes) -> Iterator[bool]:
-        """Queue a whole message; waits (yields False) while too much is queued already."""
-        self.out += data
-        self.flush()
-        while len(self.out) > HIGH_WATER:
-            yield False
-            self.flush()
-        yield True
-
-    def flush(self) -> None:
-        while self.out and self.io is not None:
-            try:
-                sent = self.io.send(self.out)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self.close()
-                raise LostConnection(f"{error.strerror or error}") from None
-            del self.out[:sent]
-
-    def detach(self) -> socket.socket | None:
-        """Give the socket away, unclosed."""
-        io, self.io = self.io, None
-        return io
 
 
 class _Protocol(Protocol):  # type: ignore[misc]
@@ -183,12 +119,12 @@ class _Outgoing:
     def pending(self) -> bool:
         return self._events.has_batches()
 
-    def updates(self, grouped: bool) -> Iterator[Any]:
+    def updates(self, _grouped: bool) -> Iterator[Any]:
         # One batch per turn: between two the loop serves the other peers.
         if (batch := self._events.next_batch()) is not None:
             yield _Sending(batch)
 
-    def resend(self, enhanced: bool, family: Any = None) -> None:
+    def resend(self, _enhanced: bool, family: Any = None) -> None:
         for version, afi in _AFI.items():
             if family is None or family == (afi, SAFI.unicast):
                 self._events.on_refresh(version)
@@ -202,7 +138,7 @@ class _Sending:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
-    def messages(self, negotiated: Any, include_withdraw: bool) -> Iterator[bytes]:
+    def messages(self, negotiated: Any, _include_withdraw: bool) -> Iterator[bytes]:
         # ExaBGP leaves withdrawals out of a session's first pass; ours may hold real ones.
         return codec.encode(self._batch, negotiated)
 
@@ -319,7 +255,7 @@ class Session:
     def attach(self, io: socket.socket, outgoing: bool) -> None:
         """Take a connected, non-blocking socket; it must not be attached already."""
         local = io.getsockname()[0]
-        connection = _Connection(
+        connection = BufferedConnection(
             self.neighbor.address.version, str(self.neighbor.address), local, io, outgoing
         )
         self.meanings.clear()
@@ -406,17 +342,17 @@ class _Callbacks:
         except Exception:
             _logger.exception("neighbor %s: a callback failed", self._session.neighbor.address)
 
-    def up(self, neighbor: Any) -> None:
+    def up(self, _neighbor: Any) -> None:
         self._safely(self._session.came_up)
 
-    def fsm(self, neighbor: Any, fsm: Any) -> None:
+    def fsm(self, *_: Any) -> None:
         self._safely(self._session.state_changed)
 
-    def message(self, kind: int, neighbor: Any, direction: str, message: Any, *_: Any) -> None:
+    def message(self, _kind: int, _neighbor: Any, direction: str, message: Any, *_: Any) -> None:
         if direction == "receive":
             self._safely(self._session.received, message)
 
-    def broken(self, neighbor: Any) -> bool:
+    def broken(self, _neighbor: Any) -> bool:
         return False
 
     down = connected = notification = negotiated = packets = _quiet
