@@ -97,6 +97,7 @@ class PeerDriver:
         now = self._loop.time()
         if not self._engine.established and now - self._attached_at > OPEN_TIMEOUT:
             self._engine.drop("the session was not established in time")
+            self._after_run()
         self.kick()
 
     def accepted(self, io: socket.socket) -> None:

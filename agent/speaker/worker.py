@@ -32,6 +32,8 @@ from felix_like.model.address import Address
 
 _logger = logging.getLogger("tortie.speaker")
 MAX_CONF = 16 << 20
+_FAREWELL = 0.3
+"""Seconds for peers to read their Cease: a socket closed with octets unread would take it back."""
 
 
 class Speaker:
@@ -45,6 +47,7 @@ class Speaker:
         self._drivers: dict[Address, PeerDriver] = {}
         self._loaded = False
         self._paused = False
+        self._farewell = 0.0
         self._hold: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.done = asyncio.Event()
@@ -55,15 +58,17 @@ class Speaker:
         self._table.wake = self._agents.wake
 
     async def run(self) -> None:
+        # First the socket: where another speaker is running, not one connection may be touched.
+        await self._agents.start()
         if self._config.exists():
             self.load(self._config)
         else:
             _logger.info("%s is not there yet: waiting for the agent", self._config)
         self._absent()
-        await self._agents.start()
         ticker = self._loop.create_task(self._tick(), name="tick")
         try:
             await self.done.wait()
+            await asyncio.sleep(self._farewell)
         finally:
             ticker.cancel()
             self._agents.close()
@@ -74,6 +79,7 @@ class Speaker:
         for driver in self._drivers.values():
             gracefully = not cease and driver.entry.neighbor.restart_time > 0
             driver.stop(None if gracefully else ADMIN_SHUTDOWN, "tortie-speaker stops")
+        self._farewell = _FAREWELL if cease else 0.0
         self.done.set()
 
     def load(self, path: Path) -> ConfigApplied:

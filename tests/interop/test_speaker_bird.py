@@ -413,3 +413,58 @@ async def test_a_newer_agent_replaces_the_older(net: Fabric, tmp_path: Path) -> 
         speaker.configure()
         assert isinstance(await ear.link.reload(speaker.config), ConfigApplied)
     old_writer.close()
+
+
+async def test_a_second_speaker_on_the_same_socket_gives_up(net: Fabric, tmp_path: Path) -> None:
+    us, them = net.node(1), net.node(2)
+    bird = Bird(them, tmp_path / "bird", "192.0.2.2", bgp("tortie", "192.0.2.2", US4))
+    speaker = SpeakerProcess(us, tmp_path, peer(2))
+    bird.wait_established("tortie")
+    since, first = bird.since("tortie"), speaker.process
+    second = speaker.start()
+    assert second.wait(10) == 1
+    assert "another tortie-speaker is running" in speaker.log
+    await asyncio.sleep(1)
+    assert bird.since("tortie") == since
+    assert first.poll() is None
+
+
+async def test_a_peer_that_crashed_unheard_may_connect_anew(net: Fabric, tmp_path: Path) -> None:
+    """RFC 4724 section 4.2: its new connection ends the old one, long before our hold timer would."""
+    us, them = net.node(1), net.node(2)
+    parts = (bgp("tortie", "192.0.2.2", US4, graceful=60), static("s4", ["198.51.100.0/26"]))
+    bird = Bird(them, tmp_path / "bird", "192.0.2.2", *parts)
+    speaker = SpeakerProcess(us, tmp_path, peer(2, passive=True))
+    async with Listener(speaker.socket) as ear:
+        await ear.until(lambda: ear.up("192.0.2.2"))
+        await asyncio.sleep(5.5)
+        net.unplug(2)
+        bird.process.kill()
+        bird.process.wait()
+        # The socket's last words are lost with the cable; then it is forgotten.
+        them.ip("link", "set", "eth0", "down")
+        them.ip("addr", "add", "192.0.2.2/24", "dev", "lo")
+        await asyncio.sleep(1)
+        them.ip("addr", "del", "192.0.2.2/24", "dev", "lo")
+        them.ip("link", "set", "eth0", "up")
+        (tmp_path / "bird" / "bird.ctl").unlink()
+        bird = Bird(them, tmp_path / "bird", "192.0.2.2", *parts)
+        assert not ear.of(PeerDown)
+        net.plug(2)
+        await ear.until(lambda: len(ear.of(PeerUp, "192.0.2.2")) == 2, 30)
+        (down,) = ear.of(PeerDown, "192.0.2.2")
+        assert down.graceful
+        await ear.until(lambda: ear.learned("192.0.2.2") == {"198.51.100.0/26"})
+
+
+async def test_a_peer_that_is_switched_on_late_is_found_soon(net: Fabric, tmp_path: Path) -> None:
+    us, them = net.node(1), net.node(2)
+    net.unplug(2)
+    Bird(them, tmp_path / "bird", "192.0.2.2", bgp("tortie", "192.0.2.2", US4, passive=True))
+    speaker = SpeakerProcess(us, tmp_path, peer(2))
+    async with Listener(speaker.socket) as ear:
+        await ear.until(lambda: "192.0.2.2 port 179" in str([s.reason for s in ear.states.values()]))
+        await asyncio.sleep(5)
+        net.plug(2)
+        # The longest pause is 15 s, the connect timeout 8 s; the kernel alone would take up to a minute.
+        await ear.until(lambda: ear.up("192.0.2.2"), 26)
