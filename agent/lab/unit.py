@@ -79,6 +79,7 @@ class Process:
         try:
             await asyncio.wait_for(self._gone.wait(), GRACE)
         except TimeoutError:
+            self._note(f"did not end within {GRACE:g} s of SIGTERM: killed")
             self.signal(signal.SIGKILL)
             await self._gone.wait()
 
@@ -149,6 +150,9 @@ class Process:
         self._last_end = how
         delay = self._backoff.died(lived, self._chance())
         self._next_start = now + delay
-        with Path(self.unit.log).open("a") as log:
-            log.write(f"(lab) {self.unit.name} ended: {how}; it starts again in {delay:.1f} s\n")
+        self._note(f"ended: {how}; it starts again in {delay:.1f} s")
         self._retry = asyncio.get_running_loop().call_later(delay, self._spawn)
+
+    def _note(self, text: str) -> None:
+        with Path(self.unit.log).open("a") as log:
+            log.write(f"(lab) {self.unit.name} {text}\n")

@@ -185,8 +185,10 @@ class SpeakerLink:
         finally:
             if sender is not None:
                 sender.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await sender
+                # Not `await sender`: its end must not be taken for ours, nor ours be lost in it.
+                await asyncio.wait([sender])
+                if not sender.cancelled():
+                    sender.exception()  # seen: a broken pipe is the reader's news, too
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
