@@ -19,6 +19,7 @@ from pathlib import Path
 from agent import settings as settings_module
 from agent.answers import serve
 from agent.calculation import Calculation
+from agent.collector import collect_rarely
 from agent.follow import Follower
 from agent.keep import keep
 from agent.registration import CannotRegister, Registration
@@ -48,6 +49,7 @@ def main() -> None:
     try:
         settings = settings_module.load(os.environ, hostname=socket.gethostname())
         set_up_logging(settings.log_level)
+        collect_rarely()
         asyncio.run(run(settings))
     except* (SettingsError, CannotRegister, OSError) as group:
         for error in leaves(group):

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from agent.collector import collect_rarely
 from agent.speaker import adapter
 from agent.speaker.agents import AgentServer
 from agent.speaker.conf import Reader
@@ -247,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         adapter.prepare()
+        collect_rarely()
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_main(arguments))
     except (OSError, RuntimeError) as error:
