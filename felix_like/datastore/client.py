@@ -113,11 +113,21 @@ class Client:
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         return (await self.read(key, revision=revision))[1]
 
-    async def read(
-        self, key: str, *, revision: int = 0, seconds: float | None = None, each: float = wire.TRY_TIMEOUT
-    ) -> tuple[Header, KeyValue | None]:
-        """A key with the header of the answer, within `seconds`, `each` for one endpoint."""
-        reply = await self._range(pb.RangeRequest(key=encode_key(key), revision=revision), seconds, each)
+    async def read(self, key: str, *, revision: int = 0) -> tuple[Header, KeyValue | None]:
+        """A key with the header of the answer."""
+        reply = await self._range(pb.RangeRequest(key=encode_key(key), revision=revision))
+        return header_of(reply), _kv(reply.kvs[0]) if reply.kvs else None
+
+    async def probe(self, key: str, *, seconds: float, each: float) -> tuple[Header, KeyValue | None]:
+        """As `read`, for a caller that paces itself: every endpoint is asked once, for `each` seconds."""
+        reply = await self.wire.call(
+            wire.KV + "Range",
+            pb.RangeRequest(key=encode_key(key)),
+            pb.RangeResponse,
+            seconds=seconds,
+            each=each,
+            patience=0,
+        )
         return header_of(reply), _kv(reply.kvs[0]) if reply.kvs else None
 
     async def get_prefix(self, prefix: str, *, revision: int = 0, page: int = PAGE) -> Listing:
@@ -145,12 +155,8 @@ class Client:
             raise ValueError("no prefix to list")
         return Listing(Header(header.cluster_id, revision, header.raft_term), tuple(kvs))
 
-    async def _range(
-        self, request: pb.RangeRequest, seconds: float | None = None, each: float = wire.TRY_TIMEOUT
-    ) -> pb.RangeResponse:
-        return await self.wire.call(
-            wire.KV + "Range", request, pb.RangeResponse, seconds=seconds or self._timeout, each=each
-        )
+    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        return await self.wire.call(wire.KV + "Range", request, pb.RangeResponse, seconds=self._timeout)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Write unconditionally; returns the revision. Repeated when the outcome is in doubt."""

@@ -41,7 +41,7 @@ PROBE_EACH = 1.0
 """Seconds for one endpoint: etcd 3.4 loses the question when the leader changes, so ask again soon."""
 STALE_AFTER = 2.0
 """Seconds of failed attempts before the datastore is called stale."""
-MAX_PAUSE = 3.0
+MAX_PAUSE = 2.0
 """Seconds between attempts at most, before jitter."""
 _DECODE_SLICE = 500
 """Values decoded before other tasks get a turn."""
@@ -66,7 +66,10 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class InSync:
-    """All that etcd held at `revision` has been delivered, and the watches are set."""
+    """The watches are set again from where they were, at the first time after a whole listing.
+
+    After an outage, what happened meanwhile follows in the next batches.
+    """
 
     revision: int
 
@@ -176,9 +179,8 @@ class Informer:
     async def _check_history(self) -> None:
         """Ask for the oldest key we know: same creation, same history. Also proves there is a quorum."""
         witness = min(self._raw.values(), key=lambda kv: kv.create_revision, default=None)
-        header, found = await self._client.read(
-            witness.key if witness else self._prefixes[0], seconds=PROBE_TIMEOUT, each=PROBE_EACH
-        )
+        key = witness.key if witness else self._prefixes[0]
+        header, found = await self._client.probe(key, seconds=PROBE_TIMEOUT, each=PROBE_EACH)
         if not self._same_history(header):
             self._must_list = True
         elif witness and (found is None or found.create_revision != witness.create_revision):

@@ -85,11 +85,14 @@ class Endpoint:
         return self._channel
 
     async def ready(self, seconds: float) -> bool:
-        """True once connected; False when that takes longer than `seconds`."""
+        """True once connected; False when connecting fails, or takes longer than `seconds`."""
+        # Not wait_for: Python 3.11's swallows a cancellation that comes as the channel gets ready.
         try:
-            # Not wait_for: Python 3.11's swallows a cancellation that comes as the channel gets ready.
             async with asyncio.timeout(seconds):
-                await self.channel.channel_ready()
+                while (state := self.channel.get_state(try_to_connect=True)) is not _READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        return False
+                    await self.channel.wait_for_state_change(state)
         except TimeoutError:
             return False
         return True
@@ -134,6 +137,7 @@ class Wire:
         *,
         seconds: float = 10.0,
         each: float = TRY_TIMEOUT,
+        patience: float = PATIENCE,
         repeatable: bool = True,
     ) -> Reply:
         """One request, answered by any endpoint within `seconds`; one may take `each`.
@@ -143,7 +147,7 @@ class Wire:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
-        patient_until = clock() + min(seconds, PATIENCE)
+        patient_until = clock() + min(seconds, patience)
         attempts = logins = 0
         while True:
             attempts += 1
@@ -221,6 +225,9 @@ class Wire:
                 return int(answer.TTL)
         except grpc.aio.AioRpcError as error:
             self.rotate(endpoint)
+            if _token_refused(error):
+                self.forget_token()
+                raise self.unavailable(f"{endpoint.url}: the login token is no longer valid") from None
             raise _sentence(error, endpoint.url) from None
         raise self.unavailable(f"{endpoint.url}: closed the stream")
 
@@ -308,6 +315,7 @@ class WatchStream:
         return self._wire.unavailable(f"{self.endpoint.url}: the watch stream is closed")
 
 
+_READY = grpc.ChannelConnectivity.READY
 _NO_AUTH = "-"
 
 
