@@ -61,18 +61,32 @@ def static(name: str, routes: Iterable[str]) -> str:
 
 
 class Bird:
-    """A BIRD process. Files live in `folder`; it dies with its namespace."""
+    """A BIRD process. Files live in `folder`; it dies with its namespace. `options`: of the command."""
 
-    def __init__(self, where: Namespace, folder: Path, router_id: str, *parts: str) -> None:
+    def __init__(
+        self, where: Namespace, folder: Path, router_id: str, *parts: str, options: tuple[str, ...] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._where = where
         self._conf = folder / "bird.conf"
         self._control = folder / "bird.ctl"
         self._log = folder / "bird.log"
         self._router_id = router_id
+        self._options = options
         self._write(parts)
-        self.process = where.start(
-            "bird", "-f", "-c", str(self._conf), "-s", str(self._control), stderr=subprocess.PIPE
+        self.start()
+
+    def start(self) -> None:
+        self._control.unlink(missing_ok=True)
+        self.process = self._where.start(
+            "bird",
+            "-f",
+            "-c",
+            str(self._conf),
+            "-s",
+            str(self._control),
+            *self._options,
+            stderr=subprocess.PIPE,
         )
         _wait(self._answers, 10, lambda: f"bird did not start: {self._complaint()}")
 
@@ -89,6 +103,14 @@ class Bird:
             'protocol direct { ipv4; ipv6; interface "-*"; }\n'
         )
         self._conf.write_text(head + "\n".join(parts))
+
+    def restart(self, *parts: str) -> None:
+        """kill -9, and a new life, with another configuration if one is given."""
+        self.process.kill()
+        self.process.wait()
+        if parts:
+            self._write(parts)
+        self.start()
 
     def configure(self, *parts: str) -> None:
         """Replace everything but the head and reload."""
