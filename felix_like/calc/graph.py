@@ -60,6 +60,8 @@ class CalcGraph:
         self.origin_validation = origin_validation
         self._secrets: Mapping[SecretRef, str] = {}
         self._backlog = _Backlog()
+        self._heard = False
+        """The datastore, or its last good copy, has said something."""
         self._in_sync = False
         self._authoritative = False
         self._desired_changed = False
@@ -76,6 +78,7 @@ class CalcGraph:
 
         Before the first time nothing is calculated: a half-read datastore has half the peers.
         """
+        self._heard = True
         self._backlog.add(self.snapshot.apply(changes), self.local.name)
         if in_sync:
             self._in_sync, self.stale = True, None
@@ -84,7 +87,8 @@ class CalcGraph:
     def on_datastore_stale(self, reason: str | None) -> None:
         """The datastore does not answer; what was last known, perhaps from disk, goes on being true.
 
-        None: it answers again, though it may not be in sync yet.
+        Where nothing was known, nothing is wanted and nothing is unwanted: a speaker that outlived us keeps
+        the peers it has. None: it answers again, though it may not be in sync yet.
         """
         self.stale = reason
         self._recalculate()
@@ -178,7 +182,7 @@ class CalcGraph:
         self._tell_time(now)
         for rib in self._tables.paths.by_peer.values():
             self._tables.paths.forget(rib.expire(now))
-        if self._tables.paths.dirty:
+        if self._tables.paths.dirty and self.desired is not None:
             return now
         deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
         deadlines += [self._deferral(address) for address in self._awaiting()]
@@ -262,7 +266,7 @@ class CalcGraph:
 
     def _recalculate(self) -> None:
         """Act on the backlog: first what we want, then who holds what, then what that makes of paths."""
-        if not (self._in_sync or self.stale is not None):
+        if not (self._in_sync or (self._heard and self.stale is not None)):
             return
         backlog = self._backlog
         answer = self.desired

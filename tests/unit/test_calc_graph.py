@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from felix_like.calc.graph import OriginMode, PeerCounts, RibCounts
+from felix_like.calc.graph import CalcGraph, OriginMode, PeerCounts, RibCounts
 from felix_like.calc.snapshot import Change
 from felix_like.model.bgp import ClusterInformation, SecretRef
-from felix_like.model.desired import KernelNextHop, Resolved, Unresolved
+from felix_like.model.desired import KernelNextHop, LocalNode, Resolved, Unresolved
 from felix_like.model.path import OriginCode
 from felix_like.rib.session import STALE_PATH_TIME
 from tests.support.rib_world import Driver, ip, net, path, session
@@ -200,6 +200,29 @@ def test_an_agent_that_starts_without_etcd_works_from_its_last_good_snapshot() -
     assert world.settle().fib() == {X: f"via {B4}"}
     assert world.outcome.authoritative
     assert world.graph.stale is None
+
+
+def test_who_never_heard_of_the_datastore_wants_nothing_and_unwants_nothing() -> None:
+    """An agent that starts while etcd is away, without a snapshot: the speaker keeps the peers it has."""
+    graph = CalcGraph(LocalNode(name="a"))
+    graph.tick(1000.0)
+    graph.on_datastore_stale("permission denied")
+    graph.on_peer_up(ip(B4), session(B4), 1000.0)
+    graph.on_learned(ip(B4), path(B4), [net(X)])
+    outcome = graph.take()
+    assert (graph.desired, outcome.desired, outcome.fib, outcome.authoritative) == (None, None, {}, False)
+    assert graph.tick(1001.0) is None, "nothing can be taken, so there is nothing to call again for"
+    graph.on_datastore(changes(A, B, C, PODS, ON_B), True)
+    graph.on_next_hops({ip(B4): Resolved((KernelNextHop(ip(B4), 2),))})
+    assert set(graph.take().desired.peers) == {ip(B4), ip(C4), ip("fd00::2"), ip("fd00::3")}
+
+
+def test_an_etcd_that_is_empty_on_purpose_is_believed() -> None:
+    graph = CalcGraph(LocalNode(name="a"))
+    graph.on_datastore([], True)
+    desired = graph.take().desired
+    assert desired is not None
+    assert desired.peers == {}
 
 
 def test_while_the_datastore_is_stale_nothing_valid_becomes_worse_and_new_paths_are_judged() -> None:
