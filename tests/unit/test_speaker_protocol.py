@@ -191,3 +191,9 @@ def test_any_nlri_field_is_read_or_refused(version: int, field: bytes) -> None:
         return
     for one in found:
         assert pack(unpack(version, one)) == one, "host bits are cleared"  # type: ignore[arg-type]
+
+
+def test_stray_host_bits_are_cleared() -> None:
+    """RFC 4271 section 4.3: trailing bits are irrelevant; two spellings must not be two routes."""
+    assert split(4, bytes.fromhex("190a0100ff")) == split(4, bytes.fromhex("190a010080"))
+    assert split(4, bytes.fromhex("190a01007f")) == [pack(Prefix.parse("10.1.0.0/25"))]

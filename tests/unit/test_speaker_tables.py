@@ -145,6 +145,21 @@ def test_what_changes_before_it_is_sent_is_sent_once() -> None:
     assert out.next_batch() is None
 
 
+def test_a_new_session_does_not_get_what_the_old_one_had_waiting() -> None:
+    out = AdjRibOut()
+    out.session_up()
+    out.put(4, COLOURS[0], KEYS[:1])
+    out.put(4, COLOURS[1], KEYS[1:2])
+    assert out.next_batch() is not None  # the other waits
+    out.session_down()
+    out.drop(4, KEYS[1:2])
+    out.session_up()
+    batch = out.next_batch()
+    assert batch is not None
+    assert (batch.attributes, batch.nlri) == (COLOURS[0], KEYS[:1])
+    assert out.next_batch() is None
+
+
 def test_a_sync_withdraws_only_what_was_not_said_again() -> None:
     table = a_table()
     out = table.peers[Address.parse("192.0.2.2")].rib_out
@@ -225,6 +240,7 @@ class Agent:
                     assert self.up, "paths of a peer that is not up"
                     self.paths.update(dict.fromkeys(event.nlri.prefixes, event.attributes))
                 case Withdrawn():
+                    assert self.up, "a withdrawal of a peer that is not up"
                     for prefix in event.nlri.prefixes:
                         self.paths.pop(prefix, None)
                 case _:
@@ -293,6 +309,20 @@ def test_a_loss_that_was_not_graceful_stays_so_while_nobody_reads() -> None:
     agent = Agent(feed)
     agent.read()
     assert [event.graceful for event in agent.events if isinstance(event, PeerDown)] == [False]
+
+
+def test_a_peer_that_is_gone_has_no_paths_to_tell() -> None:
+    table = a_table()
+    entry = next(iter(table.peers.values()))
+    feed = Feed(HELLO, ())
+    table.connected(feed)
+    entry.on_up(AGREED)
+    agent = Agent(feed)
+    agent.read()
+    entry.on_update(Update(announced=((4, COLOURS[0], KEYS[:2]),)))
+    entry.on_down("test", False)
+    agent.read()
+    assert isinstance(agent.events[-2], PeerDown)
 
 
 def test_end_of_rib_is_told_after_the_paths() -> None:
