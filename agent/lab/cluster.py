@@ -194,9 +194,7 @@ def release(lab: Lab, node: str, cidr: Prefix, *, force: bool) -> None:
         if cidr not in mine:
             raise LabError(f"{node} has no affinity to {cidr}; it has {', '.join(map(str, mine)) or 'none'}")
         if not await ipam.release_block(node, cidr, only_empty=not force):
-            raise LabError(
-                f"pods have addresses in {cidr}: --force gives it up all the same"
-            )
+            raise LabError(f"pods have addresses in {cidr}: --force gives it up all the same")
 
     run(lab, work)
 

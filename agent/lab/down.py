@@ -26,7 +26,6 @@ def down(lab: Lab, say: Callable[[str], None] = lambda _: None) -> bool:
         _check_folder(lab)
     troubles: list[str] = []
     with state.locked(lab):
-        before = _sysctls(lab)
         control.end(lab)
         killed = kill_all(found)
         if killed:
@@ -35,7 +34,7 @@ def down(lab: Lab, say: Callable[[str], None] = lambda _: None) -> bool:
             netns.delete(found)
         except LabError as error:
             troubles.append(str(error))
-        troubles += sysctls.write(before)
+        troubles += sysctls.give_back(lab.name)
         if not troubles:
             _remove(lab)
     if troubles:
@@ -60,15 +59,6 @@ def kill_all(namespaces: list[str]) -> int:
             raise LabError(f"processes {', '.join(map(str, found))} do not end: look at them with ps")
         time.sleep(0.02)
     return len(killed)
-
-
-def _sysctls(lab: Lab) -> dict[str, str]:
-    """Values to put back; a state file that does not read must not keep the lab alive."""
-    try:
-        known = state.load(lab)
-    except LabError:
-        return {}
-    return known.sysctls if known else {}
 
 
 def _remove(lab: Lab) -> None:

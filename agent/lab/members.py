@@ -26,12 +26,13 @@ def add_node(lab: Lab, name: str | None, pods: int, timeout: float) -> None:
         node = up.plan_node(index, name, pods)
         made.nodes.append(node)
         state.save(lab, made)
+        up.raise_limits(lab, made)
         with step(f"{name} in its namespace, with {counted(pods, 'pod')}"):
             up.build(lab, [node])
-            up.start_processes(lab, [node], made)
             cluster.furnish(lab, [node])
             state.save(lab, made)
             up.address_pods(lab, [node])
+        up.start_processes(lab, [node], made)
         up.prove(lab, made, timeout)
 
 

@@ -40,8 +40,6 @@ class State:
     """Everything `lab down` needs, and what the other commands look up."""
 
     nodes: list[LabNode] = field(default_factory=list)
-    sysctls: dict[str, str] = field(default_factory=dict)
-    """Machine-wide settings the lab changed -> their value before."""
     created: float = 0.0
     """Seconds since the epoch."""
     settings: dict[str, str] = field(default_factory=dict)
@@ -121,5 +119,5 @@ def _decode(raw: dict[str, Any]) -> State:
     if raw["format"] != FORMAT:
         raise ValueError(f"format {raw['format']!r}, expected {FORMAT}")
     nodes = [LabNode(**{**node, "pods": [Pod(**pod) for pod in node["pods"]]}) for node in raw["nodes"]]
-    rest = {key: raw[key] for key in ("sysctls", "created", "settings", "complete")}
+    rest = {key: raw[key] for key in ("created", "settings", "complete")}
     return State(nodes=nodes, **rest)

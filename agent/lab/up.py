@@ -25,12 +25,9 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
     planned = [plan_node(index, node_name(index), pods) for index in range(1, nodes + 1)]
     with state.locked(lab):
         made = State(nodes=planned, created=time.time(), settings=dict(extra))
-        limits = sysctls.needed(nodes, pods)
-        made.sysctls = sysctls.too_low(limits)
         state.save(lab, made)
         share_with_caller(lab.folder)
-        for sentence in sysctls.write({setting: limits[setting] for setting in made.sysctls}):
-            print(f"  warning: {sentence}", file=sys.stderr)
+        raise_limits(lab, made)
         with step(f"{counted(nodes, 'node')} and {counted(nodes * pods, 'pod')} in network namespaces"):
             build(lab, planned, first=True)
         with step("etcd") as current:
@@ -39,12 +36,12 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
             current.result = f"version {cluster.wait_ready(lab)}, {lab.node_etcd_endpoint}"
             publish_etcd(lab)
         with step("pools, blocks and pod addresses in the datastore") as current:
-            start_processes(lab, planned, made)
             cluster.prepare(lab)
             cluster.furnish(lab, planned, lambda done: current.news(f"{done} of {counted(nodes, 'node')}"))
             state.save(lab, made)
         with step("pod addresses and gateways"):
             address_pods(lab, planned)
+        start_processes(lab, planned, made)
         prove(lab, made, timeout)
         made.complete = True
         state.save(lab, made)
@@ -72,6 +69,13 @@ def refuse_second(lab: Lab) -> None:
         raise LabError(
             f"{lab.folder} is not a lab's folder (it holds {strangers[0]}): choose another TORTIE_LAB_DIR"
         )
+
+
+def raise_limits(lab: Lab, made: State) -> None:
+    """Make room in the machine's tables for a lab of this size; say what could not be had."""
+    most = max((len(node.pods) for node in made.nodes), default=0)
+    for sentence in sysctls.claim(lab.name, sysctls.needed(len(made.nodes), most)):
+        print(f"  warning: {sentence}", file=sys.stderr)
 
 
 def plan_node(index: int, name: str, pods: int) -> LabNode:

@@ -138,6 +138,7 @@ def machine() -> dict[str, str]:
         "fs/inotify/max_user_instances",
     ]
     seen = {name: (Path("/proc/sys") / name).read_text() for name in settings}
+    seen["ledger"] = str(Path("/run/tortie-lab-limits.json").exists())
     for name, command in (
         ("links", ["ip", "-br", "link"]),
         ("routes", ["ip", "route"]),

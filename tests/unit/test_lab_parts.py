@@ -144,7 +144,7 @@ class TestBackoff:
 class TestState:
     def test_what_is_saved_is_loaded(self, tmp_path: Path) -> None:
         lab = Lab(name="tortie", folder=tmp_path / "lab")
-        made = State(nodes=[node(1, pods=2)], sysctls={"a/b": "1"}, created=5.0, settings={"A": "b"})
+        made = State(nodes=[node(1, pods=2)], created=5.0, settings={"A": "b"})
         made.nodes[0].pods[0].ipv4 = "10.65.1.2"
         state.save(lab, made)
         assert state.load(lab) == made
@@ -171,35 +171,75 @@ class TestState:
             refuse_second(Lab(name="nobodys", folder=tmp_path))
 
 
-class TestLimits:
-    def make(self, root: Path, value: int) -> None:
+class Machine:
+    """A /proc/sys of a test's own, all limits at the same value."""
+
+    def __init__(self, folder: Path, value: int) -> None:
+        self.root, self.ledger = folder / "sys", folder / "ledger"
         for name in sysctls.needed(1, 1):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(f"{value}\n")
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_text(f"{value}\n")
 
+    def claim(self, lab: str, nodes: int) -> list[str]:
+        return sysctls.claim(lab, sysctls.needed(nodes, 2), self.root, self.ledger)
+
+    def give_back(self, lab: str) -> list[str]:
+        return sysctls.give_back(lab, self.root, self.ledger)
+
+    def values(self) -> set[int]:
+        return {int((self.root / name).read_text()) for name in sysctls.needed(1, 1)}
+
+    def neighbours(self) -> int:
+        return int((self.root / "net/ipv4/neigh/default/gc_thresh3").read_text())
+
+
+class TestLimits:
     def test_a_small_lab_changes_nothing(self, tmp_path: Path) -> None:
-        self.make(tmp_path, 1024)
-        assert sysctls.too_low(sysctls.needed(3, 2), tmp_path) == {}
+        machine = Machine(tmp_path, 1024)
+        assert machine.claim("a", 3) == []
+        assert machine.values() == {1024}
+        assert not machine.ledger.exists()
 
-    def test_a_mesh_of_fifty_needs_more_neighbours_than_the_kernel_allows(self, tmp_path: Path) -> None:
-        self.make(tmp_path, 1024)
-        needed = sysctls.needed(50, 3)
-        before = sysctls.too_low(needed, tmp_path)
-        assert before["net/ipv4/neigh/default/gc_thresh3"] == "1024"
-        assert needed["net/ipv4/neigh/default/gc_thresh3"] > 50 * 49
+    def test_a_mesh_of_fifty_gets_its_neighbours_and_the_machine_its_limits_back(
+        self, tmp_path: Path
+    ) -> None:
+        machine = Machine(tmp_path, 100)
+        machine.claim("a", 50)
+        assert machine.neighbours() > 50 * 49
+        assert machine.give_back("a") == []
+        assert machine.values() == {100}
+        assert not machine.ledger.exists()
 
-    def test_what_was_changed_is_put_back(self, tmp_path: Path) -> None:
-        self.make(tmp_path, 100)
-        needed = sysctls.needed(50, 3)
-        before = sysctls.too_low(needed, tmp_path)
-        assert sysctls.write({name: needed[name] for name in before}, tmp_path) == []
-        assert sysctls.too_low(needed, tmp_path) == {}
-        assert sysctls.write(before, tmp_path) == []
-        assert sysctls.too_low(needed, tmp_path) == before
+    @pytest.mark.parametrize("leaving", [("a", "b"), ("b", "a")])
+    def test_labs_end_in_any_order(self, tmp_path: Path, leaving: tuple[str, str]) -> None:
+        machine = Machine(tmp_path, 1024)
+        machine.claim("a", 30)
+        least = machine.neighbours()
+        machine.claim("b", 60)
+        assert machine.neighbours() > least
+        machine.give_back(leaving[0])
+        assert machine.neighbours() >= least, "the other one lives on"
+        machine.give_back(leaving[1])
+        assert machine.values() == {1024}
+
+    def test_a_lab_that_grows_needs_more_and_gives_all_back(self, tmp_path: Path) -> None:
+        machine = Machine(tmp_path, 1024)
+        machine.claim("a", 3)
+        machine.claim("a", 60)
+        assert machine.neighbours() > 60 * 59
+        machine.give_back("a")
+        assert machine.values() == {1024}
+
+    def test_a_damaged_ledger_stops_nobody(self, tmp_path: Path) -> None:
+        machine = Machine(tmp_path, 1024)
+        machine.ledger.write_text('{"before": [1]}')
+        assert machine.claim("a", 60) == []
+        machine.give_back("a")
+        assert machine.values() == {1024}
 
     def test_a_limit_the_kernel_does_not_have_is_left_alone(self, tmp_path: Path) -> None:
-        assert sysctls.too_low(sysctls.needed(50, 3), tmp_path) == {}
-        assert "could not be set" in sysctls.write({"no/such/limit": 1}, tmp_path)[0]
+        assert sysctls.claim("a", sysctls.needed(60, 2), tmp_path / "no", tmp_path / "ledger") == []
+        assert not (tmp_path / "ledger").exists()
 
 
 def test_an_echo_request_carries_a_right_checksum() -> None:
