@@ -251,9 +251,7 @@ async def test_a_reload_is_answered_also_over_a_lost_link(speaker: FakeSpeaker) 
     "bad",
     [b"nonsense\n", b"\xff\xfe\n", encode(Hello(99, 1, "b", "x")), encode(Ack(1)), b"x" * (2 << 20)],
 )
-async def test_a_speaker_that_talks_nonsense_is_tried_again(
-    speaker: FakeSpeaker, bad: bytes
-) -> None:
+async def test_a_speaker_that_talks_nonsense_is_tried_again(speaker: FakeSpeaker, bad: bytes) -> None:
     await speaker.start()
     speaker.greeting = ()
     link = SpeakerLink(speaker.path, lambda _event: None)
