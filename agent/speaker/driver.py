@@ -285,6 +285,8 @@ class PeerDriver:
                 continue
             if self.entry.neighbor.passive:
                 self.entry.on_state("Active")
+                if not self.entry.state_event().reason:
+                    self.entry.failing(self._waiting())
                 await asyncio.sleep(1.0)
                 continue
             if await self._try():
@@ -310,7 +312,7 @@ class PeerDriver:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(io, target)
         except TimeoutError:
-            self._failed(io, f"no answer from {target[0]} port {target[1]}")
+            self._failed(io, f"no answer from {target[0]} port {target[1]}{self._password_hint()}")
             return self._engine.attached
         except OSError as error:
             # asyncio's own text hides the cause; the number has it.
@@ -331,6 +333,13 @@ class PeerDriver:
         else:
             io.close()
         return True
+
+    def _waiting(self) -> str:
+        return f"waiting for {self.entry.address} to connect{self._password_hint()}"
+
+    def _password_hint(self) -> str:
+        """With TCP MD5 (RFC 2385 section 2) a wrong password is silence: its segments are just dropped."""
+        return ": it is away, or its password is another" if self.entry.neighbor.password else ""
 
     def _failed(self, io: socket.socket | None, reason: str) -> None:
         if io is not None:
