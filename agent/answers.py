@@ -1,64 +1,152 @@
-"""The agent's socket: one JSON line asks, one JSON line answers. Read-only, for every user of the host."""
+"""The agent's socket: one JSON line asks, one JSON line answers. Read-only, for every user of the host.
+
+Every user also means hostile ones: questions, connections, waiting and the loop's time are bounded.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
-MODE = 0o666
+MODE: Final = 0o666
 """Whoever may log in may read: nothing is changed here, and no password is told."""
-LONGEST_QUESTION = 4096
-PATIENCE = 10.0
-"""Seconds for a question to come, and for the answer to be taken."""
+LONGEST_QUESTION: Final = 4096
+PATIENCE: Final = 10.0
+"""Seconds for a question to come, and for each part of the answer to be taken."""
+LONGEST_TALK: Final = 120.0
+"""Seconds for one client in all."""
+MOST_CLIENTS: Final = 64
+_SLICE: Final = 50
+"""Entries of a long answer made at a time: about 2 ms."""
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An answer `{name: [entries]}` that may be long: made and sent slice by slice."""
+
+    name: str
+    entries: Iterable[dict[str, Any]]
 
 
-async def serve(path: Path, answer: Answer) -> None:
+Answer = Callable[[dict[str, Any]], "dict[str, Any] | Listing"]
+"""Raises ValueError with a sentence for a question nobody can answer."""
+
+
+async def serve(
+    path: Path, answer: Answer, *, patience: float = PATIENCE, most_clients: int = MOST_CLIENTS
+) -> None:
     """Serve until cancelled; the socket file goes with us. A stale one of an earlier life is replaced."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                line = await reader.readline()
-                reply = _reply(line, answer)
-                # Encoding a large table takes a while; the loop has sessions and routes to look after.
-                writer.write(await asyncio.to_thread(_encode, reply))
-                await writer.drain()
-        except (TimeoutError, ConnectionError, ValueError):
-            pass  # a client that is slow, gone or talks nonsense is its own problem
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await writer.wait_closed()
-
+    clients = Clients(answer, patience, most_clients)
     path.unlink(missing_ok=True)
-    server = await asyncio.start_unix_server(talk, path, limit=LONGEST_QUESTION)
+    server = await asyncio.start_unix_server(clients.talk, path, limit=LONGEST_QUESTION)
     path.chmod(MODE)
     try:
-        async with server:
-            await server.serve_forever()
+        await asyncio.get_running_loop().create_future()
     finally:
         path.unlink(missing_ok=True)
+        server.close()
+        clients.close()
 
 
-def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
-    try:
-        question = json.loads(line)
-        if not isinstance(question, dict):
-            raise ValueError("a question is one JSON object on one line")
-        return answer(question)
-    except (ValueError, RecursionError) as error:
-        return {"error": str(error)}
+class Clients:
+    """Those who are asking now. Making answers takes at most half of the loop's time, whoever asks."""
+
+    def __init__(self, answer: Answer, patience: float, most: int) -> None:
+        self._answer = answer
+        self._patience = patience
+        self._most = most
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._turn = asyncio.Lock()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: a question, its answer, the end."""
+        self._writers.add(writer)
+        try:
+            async with asyncio.timeout(LONGEST_TALK):
+                if len(self._writers) > self._most:
+                    await self._send(writer, _line({"error": "too many questions at once; ask again"}))
+                else:
+                    await self._reply(writer, await self._question(reader))
+                writer.close()
+                async with asyncio.timeout(self._patience):
+                    await writer.wait_closed()
+        except (TimeoutError, OSError):
+            pass  # a client that is slow or gone is its own problem
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+
+    async def _question(self, reader: asyncio.StreamReader) -> bytes | None:
+        """The line; None for one that is too long."""
+        async with asyncio.timeout(self._patience):
+            try:
+                return await reader.readline()
+            except ValueError:
+                return None
+
+    async def _reply(self, writer: asyncio.StreamWriter, line: bytes | None) -> None:
+        if line is None:
+            await self._send(writer, _line({"error": f"a question has at most {LONGEST_QUESTION} octets"}))
+            return
+        if not line:
+            return  # gone again without a word
+        async with self._turn:
+            reply = await self._fairly(lambda: self._asked(line))
+        if isinstance(reply, Listing):
+            await self._send_listing(writer, reply)
+        else:
+            await self._send(writer, _line(reply))
+
+    def _asked(self, line: bytes) -> dict[str, Any] | Listing:
+        try:
+            question = json.loads(line)
+            if not isinstance(question, dict):
+                raise ValueError("a question is one JSON object on one line")
+            return self._answer(question)
+        except (ValueError, RecursionError) as error:
+            return {"error": str(error)}
+        except Exception as error:
+            # A fault in an answer must not cost more than the answer.
+            log.exception("a question could not be answered: %r", line)
+            return {"error": f"a fault of the agent ({type(error).__name__}); its log says more"}
+
+    async def _send_listing(self, writer: asyncio.StreamWriter, listing: Listing) -> None:
+        entries = iter(listing.entries)
+        before = f'{{"{listing.name}": ['.encode()
+        while True:
+            async with self._turn:
+                texts = await self._fairly(lambda: [json.dumps(e) for e in itertools.islice(entries, _SLICE)])
+            if not texts:
+                break
+            await self._send(writer, before + ", ".join(texts).encode())
+            before = b", "
+        await self._send(writer, (before if before != b", " else b"") + b"]}\n")
+
+    async def _fairly(self, make: Callable[[], Any]) -> Any:
+        """Make something, then leave the loop to the others for as long as that took."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        made = make()
+        await asyncio.sleep(clock() - began)
+        return made
+
+    async def _send(self, writer: asyncio.StreamWriter, octets: bytes) -> None:
+        writer.write(octets)
+        async with asyncio.timeout(self._patience):
+            await writer.drain()
 
 
-def _encode(reply: dict[str, Any]) -> bytes:
+def _line(reply: dict[str, Any]) -> bytes:
     return json.dumps(reply).encode() + b"\n"

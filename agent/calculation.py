@@ -85,6 +85,11 @@ class Calculation:
         self.graph.on_next_hops(states)
         self.told()
 
+    @property
+    def synced(self) -> bool:
+        """Everything we advertise has been said to the speaker at least once."""
+        return self._synced
+
     def speaker_replayed(self) -> None:
         """The speaker has told everything it knows."""
         self._replayed = True
@@ -93,14 +98,17 @@ class Calculation:
     def _flush(self) -> None:
         self._flush_due = False
         outcome = self.graph.take()
+        changed = bool(outcome.fib)
         while outcome.resolve:
             # A lookup in the kernel's table takes microseconds, so a new next hop costs no extra turn.
             self._hand_on(outcome)
             self.graph.on_next_hops(self._next_hops.ask(outcome.resolve))
             self._asked |= outcome.resolve
             outcome = self.graph.take()
+            changed |= bool(outcome.fib)
         self._hand_on(outcome)
-        if outcome.fib and (unused := self._asked - self.graph.next_hops_in_use()):
+        self._conclude(outcome)
+        if changed and (unused := self._asked - self.graph.next_hops_in_use()):
             self._next_hops.forget(unused)
             self._asked -= unused
         self._set_timer()
@@ -113,6 +121,9 @@ class Calculation:
         if outcome.desired is not None:
             self._tell_peers(outcome.desired)
             self._peers = frozenset(outcome.desired.peers)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """What only the last outcome of a turn can say: nothing is left to resolve, all was handed on."""
         if not self._synced and self._whole(outcome):
             self._synced = True
             self._speaker.full_sync_done()

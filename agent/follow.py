@@ -68,6 +68,8 @@ class Follower:
                 self._calculation.told()
 
     def _load(self) -> Known | None:
+        for left in self._file.parent.glob(f".{self._file.name}.*"):
+            left.unlink(missing_ok=True)  # half a file of an agent that was killed while it wrote
         loaded = cache.load(self._file)
         if loaded.reason:
             log.warning("last good snapshot: %s", loaded.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,15 +42,28 @@ class Sink(Protocol):
         """Make the world as wanted, or as much of it as can be. Raises OSError for a lost world."""
 
 
-async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
+def _nobody(_name: str, _problem: str | None) -> None:
+    pass
+
+
+async def keep(
+    sink: Sink,
+    *,
+    resync: float = SLOW_RESYNC,
+    first_backoff: float = FIRST_BACKOFF,
+    longest_backoff: float = LONGEST_BACKOFF,
+    tell: Callable[[str, str | None], None] = _nobody,
+) -> None:
     """Run a sink for ever: on its own wake, after a failure with backoff, and on a slow timer.
 
-    A sink that fails is started again from what the world says; it never ends its siblings.
+    A sink that fails is started again from what the world says; it never ends its siblings. `tell` hears
+    the sink's name and what is wrong with it as a whole, None when it works again. Times are seconds.
     """
-    backoff = FIRST_BACKOFF
+    backoff = first_backoff
     clock = asyncio.get_running_loop().time
     read_back_at = 0.0
     started = False
+    trouble: str | None = None
     while True:
         try:
             if not started:
@@ -58,16 +72,23 @@ async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
                 started = True
             sink.wake.clear()
             report = await sink.apply()
-            backoff = FIRST_BACKOFF
-        except Exception as problem:
+        except (Exception, asyncio.CancelledError) as problem:
             # The broad catch is the sink's bulkhead: its siblings and the forwarding go on.
-            log.exception(
-                "%s: %s; trying again in %.1f s", sink.name, problem or type(problem).__name__, backoff
-            )
+            if _told_to_end(problem):
+                raise
+            before, trouble = trouble, sentence(problem)
+            if trouble != before:
+                _log(sink.name, problem, trouble)
+                tell(sink.name, trouble)
             started = False
             await asyncio.sleep(backoff * random.uniform(0.8, 1.2))
-            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            backoff = min(backoff * 2, longest_backoff)
             continue
+        backoff = first_backoff
+        if trouble is not None:
+            trouble = None
+            log.info("%s: works again", sink.name)
+            tell(sink.name, None)
         left = max(read_back_at - clock(), 0.0)
         pause = left if report.retry_after is None else min(left, report.retry_after)
         try:
@@ -76,3 +97,22 @@ async def keep(sink: Sink, *, resync: float = SLOW_RESYNC) -> None:
         except TimeoutError:
             pass
         started = clock() < read_back_at
+
+
+def sentence(problem: BaseException) -> str:
+    """What the operator reads of an exception."""
+    return str(problem) or type(problem).__name__
+
+
+def _told_to_end(problem: BaseException) -> bool:
+    """A CancelledError that nobody asked this task for comes from something the sink waited for."""
+    task = asyncio.current_task()
+    return isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _log(name: str, problem: BaseException, said: str) -> None:
+    """The world's refusals in a line; bugs of ours with where they are. Each once until it works again."""
+    if isinstance(problem, OSError):
+        log.warning("%s: %s; trying again", name, said)
+    else:
+        log.error("%s: %s; trying again", name, said, exc_info=problem)

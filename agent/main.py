@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent import settings as settings_module
@@ -22,7 +22,10 @@ from agent.calculation import Calculation
 from agent.collector import collect_rarely
 from agent.follow import Follower
 from agent.keep import keep
+from agent.life import Stop, failing_callbacks, lasting
+from agent.logs import set_up_logging
 from agent.registration import CannotRegister, Registration
+from agent.run_dir import claimed
 from agent.secret_files import SecretFiles
 from agent.sessions import Sessions
 from agent.settings import Settings
@@ -32,11 +35,13 @@ from agent.sinks.monitor import RouteMonitor
 from agent.sinks.nexthops import NextHopResolver
 from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
+from agent.speaker.protocol import ConfigApplied
 from agent.status import Status, own_version
 from bird_config.publish import Publisher
 from bird_config.validator import WarmValidator
 from felix_like.calc.graph import CalcGraph, OriginMode
 from felix_like.datastore.client import Client
+from felix_like.model.verdict import Refusal
 
 log = logging.getLogger("tortie.agent")
 
@@ -50,7 +55,8 @@ def main() -> None:
         settings = settings_module.load(os.environ, hostname=socket.gethostname())
         set_up_logging(settings.log_level)
         collect_rarely()
-        asyncio.run(run(settings))
+        with claimed(settings.run_dir):
+            asyncio.run(run(settings))
     except* (SettingsError, CannotRegister, OSError) as group:
         for error in leaves(group):
             print(f"tortie-agent: {error}", file=sys.stderr)
@@ -59,7 +65,7 @@ def main() -> None:
 
 async def run(settings: Settings) -> None:
     """The agent's life, until SIGTERM or SIGINT. Routes and sessions stay behind it."""
-    settings.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    stop = Stop()
     for sentence in settings.not_used:
         log.warning("%s", sentence)
     monitor = RouteMonitor()
@@ -71,9 +77,10 @@ async def run(settings: Settings) -> None:
     sessions = Sessions(calculation, time.monotonic)
     validator = WarmValidator()
     publisher = Publisher(settings.run_dir / "exabgp.conf", validator)
-    conf = SpeakerConfSink(calculation.desired, publisher, lambda path: reload(link, path))
+    conf = SpeakerConfSink(calculation.desired, publisher, lambda path: reload(link, conf, path))
     client = Client(settings.etcd)
     registration = Registration(client, settings)
+    troubles: dict[str, str | None] = {}
     follower = Follower(
         client,
         calculation,
@@ -92,7 +99,7 @@ async def run(settings: Settings) -> None:
         kernel=kernel,
         link=link,
         conf=conf,
-        own=registration.refusals,
+        own=lambda: (*registration.refusals(), *complaints(troubles)),
     )
     log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
     next_hops.start()
@@ -100,19 +107,22 @@ async def run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(registration.run(), name="node registration"),
-                group.create_task(follower.run(), name="datastore"),
-                group.create_task(follower.save(), name="last good snapshot"),
-                group.create_task(follower.watch_secrets(), name="passwords"),
-                group.create_task(link.run(), name="speaker link"),
-                group.create_task(keep(kernel), name="keep kernel routes"),
-                group.create_task(keep(conf), name="keep speaker configuration"),
-                group.create_task(serve(settings.run_dir / "agent.sock", status.answer), name="agent.sock"),
+                group.create_task(failing_callbacks(), name="callbacks"),
             ]
-            stop_on_signals(tasks)
-    except asyncio.CancelledError:
-        pass
+            for name, work in {
+                "datastore": follower.run(),
+                "last good snapshot": follower.save(),
+                "passwords": follower.watch_secrets(),
+                "speaker link": link.run(),
+                kernel.name: keep(kernel, tell=troubles.__setitem__),
+                conf.name: keep(conf, tell=troubles.__setitem__),
+                "agent.sock": serve(settings.run_dir / "agent.sock", status.answer),
+            }.items():
+                tasks.append(group.create_task(lasting(work, name), name=name))
+            stop.on_signals(tasks)
     finally:
         log.info("tortie-agent stops; routes and sessions stay")
+        stop.hurry()
         await client.close()
         await validator.close()
         kernel.close()
@@ -120,30 +130,25 @@ async def run(settings: Settings) -> None:
         monitor.close()
 
 
-async def reload(link: SpeakerLink, path: Path) -> str | None:
-    """Have the speaker read its file. One that is away reads it when it comes back, and reports then."""
+async def reload(link: SpeakerLink, conf: SpeakerConfSink, path: Path) -> str | None:
+    """Have the speaker read its file. One that is away or slow answers later, and is asked again if it
+    refuses."""
     asked = asyncio.ensure_future(link.reload(path))
     done, _ = await asyncio.wait({asked}, timeout=RELOAD_PATIENCE if link.state.state == "connected" else 0)
-    return asked.result().error if done else None
+    if done:
+        return asked.result().error
+
+    def late(answer: asyncio.Future[ConfigApplied]) -> None:
+        if not answer.cancelled() and answer.result().error:
+            conf.tell_again()
+
+    asked.add_done_callback(late)
+    return None
 
 
-def stop_on_signals(tasks: list[asyncio.Task[None]]) -> None:
-    """SIGTERM and SIGINT end the agent in order; a second one ends it at once."""
-
-    def stop() -> None:
-        for task in tasks:
-            task.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-
-
-def set_up_logging(level: int) -> None:
-    """One line per event on stderr, where systemd and container runtimes look."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+def complaints(troubles: Mapping[str, str | None]) -> list[Refusal]:
+    """The sinks that do not work at all, by name."""
+    return [Refusal(name, trouble) for name, trouble in troubles.items() if trouble is not None]
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

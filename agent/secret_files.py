@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from felix_like.model.bgp import SecretRef
@@ -11,7 +13,7 @@ from felix_like.model.bgp import SecretRef
 log = logging.getLogger(__name__)
 
 LONGEST = 4096
-"""Octets read at most; a TCP MD5 key has 80 at most (tcp(7))."""
+"""Octets of a file at most; a TCP MD5 key has 80 at most (tcp(7))."""
 
 
 class SecretFiles:
@@ -21,27 +23,46 @@ class SecretFiles:
         self._directory = directory
         self._said: dict[SecretRef, str] = {}
 
-    def read(self, refs: Iterable[SecretRef]) -> dict[SecretRef, str]:
+    def read(self, refs: Collection[SecretRef]) -> dict[SecretRef, str]:
         """The passwords there are; one trailing newline, as editors leave it, is not part of them."""
         found: dict[SecretRef, str] = {}
+        problems: dict[SecretRef, str] = {}
         for ref in refs:
             try:
                 found[ref] = self._read(ref)
-                self._said.pop(ref, None)
-            except (OSError, ValueError) as error:
-                if self._said.get(ref) != str(error):
-                    self._said[ref] = str(error)
-                    log.warning("password %s/%s is not readable: %s", ref.name, ref.key, error)
+            except OSError as error:
+                problems[ref] = f"{self._directory / ref.name / ref.key}: {error.strerror}"
+            except ValueError as error:
+                problems[ref] = str(error)
+        for ref, problem in problems.items():
+            if self._said.get(ref) != problem:
+                log.warning("password %s/%s is not there: %s", ref.name, ref.key, problem)
+        self._said = problems
         return found
 
     def _read(self, ref: SecretRef) -> str:
         for part in (ref.name, ref.key):
             # The reference comes from the datastore: it must not lead out of the directory.
             if not part or "/" in part or "\0" in part or part in (".", ".."):
-                raise ValueError(f"{part!r} is not the name of a secret or of its key")
+                raise ValueError(f"{part!a} is not the name of a secret or of its key")
         path = self._directory / ref.name / ref.key
-        with path.open("rb") as file:
-            text = file.read(LONGEST + 1).decode("utf-8").removesuffix("\n").removesuffix("\r")
+        octets = _octets(path)
+        try:
+            text = octets.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:  # whose own sentence would quote the password
+            raise ValueError(f"{path} is not UTF-8 text") from None
         if not text:
             raise ValueError(f"{path} is empty; an empty password would be none")
         return text
+
+
+def _octets(path: Path) -> bytes:
+    """The content of a regular file. A pipe or a device would keep the caller waiting: refused."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        octets = file.read(LONGEST + 1)
+    if len(octets) > LONGEST:
+        raise ValueError(f"{path} is longer than {LONGEST} octets; a TCP MD5 key has 80 at most")
+    return octets

@@ -38,6 +38,8 @@ class Sessions:
         self._states: dict[Address, PeerState] = {}
         self._up: set[Address] = set()
         self._notices: dict[tuple[Address, str], str] = {}
+        self._file_problem = ""
+        """Why the speaker did not take its file; it is asked again and again, and said once."""
 
     def state(self, peer: Address) -> PeerState | None:
         """The session as last heard; None before the speaker knew the peer."""
@@ -67,6 +69,7 @@ class Sessions:
                 self._states.clear()
                 graph.on_resync_begin(now)
             case ReplayEnd():
+                self._notices = {key: text for key, text in self._notices.items() if key[0] in self._states}
                 graph.on_resync_end(self._up, now)
                 self._calculation.speaker_replayed()
             case LinkLost():
@@ -112,8 +115,10 @@ class Sessions:
                 self._notice(
                     peer, "malformed", f"{count} routes were treated as withdrawn (RFC 7606): {reason}"
                 )
-            case ConfigApplied(error=str(error)):
-                log.error("the speaker keeps its peers as they were: %s", error)
+            case ConfigApplied(error=error):
+                if error and error != self._file_problem:
+                    log.error("the speaker keeps its peers as they were: %s", error)
+                self._file_problem = error or ""
             case _:
                 pass
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from agent.answers import Listing
 from agent.calculation import Calculation
 from agent.follow import Follower
 from agent.sessions import Sessions
 from agent.sinks.kernel import KernelSink
 from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
+from agent.speaker.protocol import PeerState
 from felix_like.calc.outcome import PathView
 from felix_like.model.address import Address, Prefix
 from felix_like.model.bgp import Peer
@@ -39,18 +41,18 @@ class Status:
     link: SpeakerLink
     conf: SpeakerConfSink
     own: Callable[[], Iterable[Refusal]] = tuple
-    """What the agent itself has to complain about: its registration, its settings."""
+    """What the agent itself has to complain about: its registration, its sinks."""
 
-    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, question: dict[str, Any]) -> dict[str, Any] | Listing:
         """One answer to one question. Raises ValueError with a sentence for a question nobody can answer."""
         match question:
             case {"ask": "status"}:
                 return self.status()
             case {"ask": "routes", "prefix": str(text)}:
                 return {"routes": [entry] if (entry := self.route(Prefix.of(text))) else []}
-            case {"ask": "routes"}:
+            case {"ask": "routes"} if "prefix" not in question:
                 prefixes = self.calculation.graph.prefixes()
-                return {"routes": [entry for prefix in prefixes if (entry := self.route(prefix))]}
+                return Listing("routes", (entry for prefix in prefixes if (entry := self.route(prefix))))
             case {"ask": "explain", "prefix": str(text)}:
                 return self.explain(Prefix.of(text))
         raise ValueError('ask "status", "routes" (with or without a "prefix") or "explain" (with a "prefix")')
@@ -60,6 +62,7 @@ class Status:
     def status(self) -> dict[str, Any]:
         """The node at a glance."""
         graph = self.calculation.graph
+        rib = graph.rib_counts()
         return {
             "version": FORMAT,
             "node": self.node,
@@ -69,7 +72,7 @@ class Status:
             "speaker": self._speaker(),
             "peers": [self._peer(peer) for peer in self._peers()],
             "routes": self._routes(),
-            "rib": {name: getattr(graph.rib_counts(), name) for name in RIB_COUNTS},
+            "rib": {name: getattr(rib, name) for name in RIB_COUNTS},
             "origin_validation": str(graph.origin_validation),
             "refusals": [{"subject": r.subject, "reason": r.reason} for r in self.refusals()],
         }
@@ -125,7 +128,7 @@ class Status:
             "asn": peer.asn,
             "state": session.state if session is not None else "Idle",
             "since": session.since if session is not None else self.link.state.since,
-            "info": session.reason if session is not None else "the speaker has not been told yet",
+            "info": self._info(session),
             "remote_node": peer.remote_node,
             "received": counts.received,
             "accepted": counts.accepted,
@@ -133,6 +136,12 @@ class Status:
             "stale": counts.stale,
             "advertised": counts.advertised,
         }
+
+    def _info(self, session: PeerState | None) -> str:
+        if self.link.state.state != "connected":
+            heard = "the speaker is away" if session is None else "as last heard, the speaker is away"
+            return f"{heard}: {self.link.state.reason}"
+        return session.reason if session is not None else "the speaker has not been told yet"
 
     def _routes(self) -> dict[str, Any]:
         kernel = self.kernel.status()

@@ -47,6 +47,11 @@ class SpeakerConfSink:
         """Peers the speaker could not be told about, and what is wrong with the file itself."""
         return (*self._refusals, *((self._problem,) if self._problem else ()))
 
+    def tell_again(self) -> None:
+        """The speaker did not take the file after all, or may not have: have it read again."""
+        self._untold = True
+        self.wake.set()
+
     async def start(self) -> None:
         await asyncio.to_thread(self._publisher.path.parent.mkdir, mode=0o755, parents=True, exist_ok=True)
 
