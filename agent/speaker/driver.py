@@ -79,6 +79,7 @@ class PeerDriver:
         self._free = asyncio.Event()
         self._free.set()
         self._held_until = 0.0
+        self._pardoned = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._begin()
 
@@ -89,6 +90,11 @@ class PeerDriver:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._pump)
+
+    def pardon(self) -> None:
+        """The peer need not stay away any longer: what it sent is allowed now."""
+        self._held_until = 0.0
+        self._pardoned.set()
 
     def tick(self) -> None:
         """Once a second: timers of the state machine."""
@@ -228,6 +234,7 @@ class PeerDriver:
     def _too_many(self) -> None:
         pause = self.entry.exceeded()
         self._held_until = self._loop.time() + pause
+        self._pardoned.clear()
         if self._engine.attached:
             self._cease(MAX_PREFIXES, "too many prefixes")
         self.entry.failing(f"sent too many prefixes; tried again in {pause:.0f} s", "Idle")
@@ -276,7 +283,9 @@ class PeerDriver:
             await self._free.wait()
             now = self._loop.time()
             if now < self._held_until:
-                await asyncio.sleep(self._held_until - now)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._held_until):
+                        await self._pardoned.wait()
                 continue
             if self._was_established():
                 retry = FIRST_RETRY

@@ -191,6 +191,14 @@ class PeerEntry:
             self._table.feed.limit(self)
         return pause
 
+    def pardoned(self, limit: int) -> bool:
+        """True once when the peer was closed for what a new limit allows: it may come back now."""
+        closed = self._exceeded
+        if closed is None or not closed.limit < limit or closed.count > limit:
+            return False
+        self._exceeded, self.hold_down = None, HOLD_DOWN
+        return True
+
     def _fault(self, update: Update) -> None:
         reason = update.fault or ""
         self._faulty += update.faulty
@@ -227,7 +235,8 @@ class Changes:
 
 
 class PeerTable:
-    """All peers. `wake` is called when the feed has something new, `kick` when a peer has to send."""
+    """All peers. `wake` is called when the feed has something new, `kick` when a peer has to send,
+    `pardon` when one that sent too much need not stay away any longer."""
 
     def __init__(self, clock: Callable[[], float], prefix_limit: int) -> None:
         self.clock = clock
@@ -236,6 +245,7 @@ class PeerTable:
         self.full_sync = False
         self.wake: Callable[[], None] = lambda: None
         self.kick: Callable[[PeerEntry], None] = lambda _entry: None
+        self.pardon: Callable[[PeerEntry], None] = lambda _entry: None
         self._default_limit = prefix_limit
         self._limits: dict[Address, int] = {}
         self._rib_out: dict[Address, AdjRibOut] = {}
@@ -311,9 +321,12 @@ class PeerTable:
         if default is not None:
             self._default_limit = default
         for entry in self.peers.values():
-            if len(entry.rib_in) > self.limit(entry.address):
+            limit = self.limit(entry.address)
+            if len(entry.rib_in) > limit:
                 entry.over_limit = len(entry.rib_in)
                 self._kick(entry.address)
+            elif entry.pardoned(limit):
+                self.pardon(entry)
 
     def _sweep(self) -> None:
         self._syncing = False

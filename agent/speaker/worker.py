@@ -54,6 +54,7 @@ class Speaker:
         self.done = asyncio.Event()
         self._table = PeerTable(time.time, arguments.prefix_limit)
         self._table.kick = self._kick
+        self._table.pardon = self._pardon
         self._listeners = Listeners(arguments.listen_port, self._accepted, adapter.set_key)
         self._agents = AgentServer(arguments.socket, self)
         self._table.wake = self._agents.wake
@@ -174,6 +175,12 @@ class Speaker:
         driver = self._drivers.get(entry.address)
         if driver is not None:
             driver.kick()
+
+    def _pardon(self, entry: PeerEntry) -> None:
+        driver = self._drivers.get(entry.address)
+        if driver is not None:
+            _logger.info("neighbor %s: its limit was raised, it may come back", entry.address)
+            driver.pardon()
 
     def _accepted(self, local: Address, peer: Address, io: socket.socket) -> None:
         driver = self._drivers.get(peer)

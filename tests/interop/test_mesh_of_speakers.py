@@ -183,7 +183,7 @@ def test_an_ibgp_neighbour_of_a_bgppeer(mesh: Mesh) -> None:
 def test_a_top_of_rack_router_with_password_and_port(mesh: Mesh) -> None:
     node = mesh.system.nodes[1]
     node.wait_route("203.0.113.0/24", v4(TOR), 40)
-    node.wait_route("default", v4(TOR))
+    node.wait_route("0.0.0.0/0", v4(TOR))
     peer = node.peers()[v4(TOR)]
     assert (peer["port"], peer["type"], peer["asn"]) == (1790, "node specific", 64600)
     # By eBGP we pass on what the mesh announces, with ourselves as the next hop, and our AS once.

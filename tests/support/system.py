@@ -292,8 +292,8 @@ def kernel_routes(where: Namespace) -> dict[str, str]:
                 continue
             hops = [route.get("gateway", "")] + [hop["gateway"] for hop in route.get("nexthops", ())]
             value = ",".join(hop for hop in hops if hop) or route.get("type", "?")
-            destination = route["dst"]
-            if "/" not in destination and destination != "default":
+            destination = route["dst"].replace("default", "0.0.0.0/0" if version == "-4" else "::/0")
+            if "/" not in destination:
                 destination += "/128" if ":" in destination else "/32"
             found[destination] = value
     return found

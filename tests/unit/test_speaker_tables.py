@@ -365,6 +365,25 @@ def test_a_limit_of_its_own_and_one_lowered_later() -> None:
     assert entry.over_limit == 8
 
 
+def test_who_was_closed_comes_back_when_its_limit_is_raised_enough() -> None:
+    table, pardoned = a_table(limit=4), []
+    table.pardon = lambda entry: pardoned.append(str(entry.address))
+    entry = table.peers[Address.parse("192.0.2.2")]
+    entry.over_limit = 8
+    entry.exceeded()
+    for limit in (3, 4, 7):
+        table.carry_out(Limits(1, {entry.address: limit}))
+        assert pardoned == []
+        assert entry.limit_event() is not None
+    table.carry_out(Limits(2, {entry.address: 8}))
+    assert pardoned == ["192.0.2.2"]
+    assert entry.limit_event() is None
+    table.carry_out(Limits(3, {entry.address: 9}))
+    assert len(pardoned) == 1, "once"
+    entry.over_limit = 10
+    assert entry.exceeded() == 60.0, "its earlier offences are forgotten"
+
+
 def test_a_withdrawal_for_an_unknown_peer_is_no_error() -> None:
     a_table().carry_out(Withdraw(1, (Address.parse("203.0.113.9"),), nlri("10.0.0.0/24")))
 
