@@ -59,10 +59,12 @@ class SecretFiles:
 def _octets(path: Path) -> bytes:
     """The content of a regular file. A pipe or a device would keep the caller waiting: refused."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{path} is not a regular file")
-        octets = file.read(LONGEST + 1)
+        octets = os.read(descriptor, LONGEST + 1)
+    finally:
+        os.close(descriptor)
     if len(octets) > LONGEST:
         raise ValueError(f"{path} is longer than {LONGEST} octets; a TCP MD5 key has 80 at most")
     return octets
