@@ -24,6 +24,8 @@ PATIENCE: Final = 10.0
 LONGEST_TALK: Final = 120.0
 """Seconds for one client in all."""
 MOST_CLIENTS: Final = 64
+_IMPATIENCE: Final = 0.5
+"""Seconds for a question that will be sent away."""
 _SLICE: Final = 50
 """Entries of a long answer made at a time: about 2 ms."""
 
@@ -75,10 +77,14 @@ class Clients:
         self._writers.add(writer)
         try:
             async with asyncio.timeout(LONGEST_TALK):
+                if len(self._writers) > 2 * self._most:
+                    return
                 if len(self._writers) > self._most:
+                    # Read first: closing a socket with something unread takes the reply away.
+                    await self._question(reader, min(self._patience, _IMPATIENCE))
                     await self._send(writer, _line({"error": "too many questions at once; ask again"}))
                 else:
-                    await self._reply(writer, await self._question(reader))
+                    await self._reply(writer, await self._question(reader, self._patience))
                 writer.close()
                 async with asyncio.timeout(self._patience):
                     await writer.wait_closed()
@@ -88,9 +94,9 @@ class Clients:
             writer.transport.abort()
             self._writers.discard(writer)
 
-    async def _question(self, reader: asyncio.StreamReader) -> bytes | None:
+    async def _question(self, reader: asyncio.StreamReader, patience: float) -> bytes | None:
         """The line; None for one that is too long."""
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(patience):
             try:
                 return await reader.readline()
             except ValueError:
