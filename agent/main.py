@@ -32,6 +32,7 @@ from agent.settings import Settings
 from agent.settings_values import SettingsError
 from agent.sinks.kernel import KernelSink
 from agent.sinks.monitor import RouteMonitor
+from agent.sinks.mqtt import MqttSink
 from agent.sinks.nexthops import NextHopResolver
 from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
@@ -88,6 +89,11 @@ async def run(settings: Settings) -> None:
         secrets=SecretFiles(settings.secrets_dir),
         wall=time.time,
     )
+    mqtt = (
+        MqttSink(settings.broker, settings.nodename, lambda: status.status(), time.time)
+        if settings.broker is not None
+        else None
+    )
     status = Status(
         node=settings.nodename,
         started=time.time(),
@@ -99,7 +105,7 @@ async def run(settings: Settings) -> None:
         kernel=kernel,
         link=link,
         conf=conf,
-        own=lambda: (*registration.refusals(), *complaints(troubles)),
+        own=lambda: (*registration.refusals(), *complaints(troubles), *(mqtt.refusals() if mqtt else ())),
     )
     log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
     next_hops.start()
@@ -117,6 +123,7 @@ async def run(settings: Settings) -> None:
                 kernel.name: keep(kernel, tell=troubles.__setitem__),
                 conf.name: keep(conf, tell=troubles.__setitem__),
                 "agent.sock": serve(settings.run_dir / "agent.sock", status.answer),
+                **({mqtt.name: mqtt.run()} if mqtt else {}),
             }.items():
                 tasks.append(group.create_task(lasting(work, name), name=name))
             stop.on_signals(tasks)

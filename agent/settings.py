@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from agent.settings_values import (
     switch,
     whole_number,
 )
+from agent.telemetry.broker import DEFAULT_CLUSTER, DEFAULT_TOPIC, Broker, BrokerError
 from felix_like.datastore import fields
 from felix_like.datastore.config import ConfigError, EtcdConfig
 from felix_like.datastore.keys import check_name, quoted
@@ -77,6 +78,18 @@ TABLE = (
     Setting("TORTIE_HOLD_TIME", "90",
             f"Seconds offered in OPEN: 0 (no KEEPALIVE) or {LEAST_HOLD_TIME} and more."),
     Setting("TORTIE_ROUTE_PRIORITY", str(DEFAULT_ROUTE_PRIORITY), "Metric of our kernel routes."),
+    Setting("TORTIE_CLUSTER", DEFAULT_CLUSTER, "The cluster's name in telemetry, where several share a "
+            "broker."),
+    Setting("TORTIE_MQTT_URL", "", "Broker to tell the node's status: `mqtt://HOST:PORT`, "
+            "`mqtts://HOST:PORT` (TLS) or `unix:///PATH`. Empty: none."),
+    Setting("TORTIE_MQTT_USERNAME", "", "User at the broker."),
+    Setting("TORTIE_MQTT_PASSWORD_FILE", "", "File that holds the password; read for each connection."),
+    Setting("TORTIE_MQTT_CA_CERT_FILE", "", "PEM file of the authority that signed the broker's certificate. "
+            "Empty: the system's."),
+    Setting("TORTIE_MQTT_CERT_FILE", "", "PEM file of our client certificate."),
+    Setting("TORTIE_MQTT_KEY_FILE", "", "PEM file of its key."),
+    Setting("TORTIE_MQTT_TOPIC", DEFAULT_TOPIC, "First levels of the topics: "
+            "`TOPIC/v1/CLUSTER/NODE/status`."),
     Setting("TORTIE_CONFIG_FILE", str(DEFAULT_FILE), "File with settings, KEY=VALUE per line; "
             "the environment wins. The default may be absent, a named one may not."),
 )  # fmt: skip
@@ -126,6 +139,8 @@ class Settings:
     prefix_limit: int = 50_000
     hold_time: int = 90
     route_priority: int = DEFAULT_ROUTE_PRIORITY
+    broker: Broker | None = None
+    """None: no telemetry over MQTT."""
     not_used: tuple[str, ...] = ()
     """Sentences about settings that are there and have no effect; worth one log line each."""
 
@@ -170,6 +185,7 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
         prefix_limit=whole_number("TORTIE_PREFIX_LIMIT", text("TORTIE_PREFIX_LIMIT"), 1, 10_000_000),
         hold_time=_hold_time(text("TORTIE_HOLD_TIME")),
         route_priority=whole_number("TORTIE_ROUTE_PRIORITY", text("TORTIE_ROUTE_PRIORITY"), 1, 0xFFFF_FFFF),
+        broker=_broker(text),
         not_used=_not_used(values, from_file),
     )
 
@@ -233,6 +249,13 @@ def _etcd(values: Mapping[str, str], calicoctl_file: str | None) -> EtcdConfig:
     try:
         return EtcdConfig.from_environment(felix | dict(values), calicoctl_file)
     except ConfigError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _broker(text: Callable[[str], str]) -> Broker | None:
+    try:
+        return Broker.from_settings(text)
+    except BrokerError as error:
         raise SettingsError(str(error)) from None
 
 
