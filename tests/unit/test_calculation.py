@@ -223,7 +223,7 @@ async def test_who_passes_routes_on_waits_until_all_peers_have_said_theirs() -> 
 async def test_what_the_last_peer_said_is_passed_on_before_all_is_said() -> None:
     """Its next hop is new: the first outcome of the turn does not have the route yet."""
     hands = Hands()
-    made = await synced(hands, bgp_peer("tor", TOR, 64600))
+    made = await synced(hands, bgp_peer("tor", TOR, 64600, accepts_pool_routes=True))
     made.speaker_replayed()
     for peer in (B4, C4):
         made.graph.on_peer_up(ip(peer), session(peer), hands.now)
@@ -231,13 +231,13 @@ async def test_what_the_last_peer_said_is_passed_on_before_all_is_said() -> None
     made.told()
     await turn()
     hands.calls.clear()
-    learn(made, TOR, "203.0.113.0/24")
+    learn(made, TOR, "10.1.9.0/24")
     made.graph.on_end_of_rib(ip(TOR), 4, hands.now)
     made.told()
     await turn()
     names = [name for name, _ in hands.calls]
     assert names.index("advertise") < names.index("full_sync_done")
-    assert hands.last("advertise")[B4] == ["203.0.113.0/24"]
+    assert hands.last("advertise") == {B4: ["10.1.9.0/24"], C4: ["10.1.9.0/24"]}
 
 
 # -- time -----------------------------------------------------------------------------------------------
