@@ -15,6 +15,8 @@ COMMANDS = {
     "node": ("agent.cli.node:node", "Show the state of a node: its sessions and what is wrong."),
     "routes": ("agent.cli.routes:routes", "Show the routes an agent knows, and every path to one prefix."),
     "explain": ("agent.cli.routes:explain", "Say why a prefix is routed as it is, or not at all."),
+    "top": ("agent.cli.top:top", "Show all nodes in one table, live."),
+    "watch": ("agent.cli.watch:watch", "Show what happens on the nodes, line by line, until Ctrl-C."),
     "ipam": ("agent.cli.ipam:ipam", "Show how the pools' addresses are used."),
     "lab": ("agent.lab.commands:lab", "Build and play with a cluster in network namespaces."),
     "completion": ("agent.cli.completion:completion", "Print a shell's completion script."),

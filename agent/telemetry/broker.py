@@ -137,8 +137,10 @@ class Broker:
         return context
 
 
-def client(broker: Broker, identifier: str, *, tls: ssl.SSLContext | None, **options: Any) -> aiomqtt.Client:
-    """A client that is not connected yet: MQTT 5, a clean start, quiet. `options` as aiomqtt.Client has them.
+def client(
+    broker: Broker, identifier: str | None, *, tls: ssl.SSLContext | None, **options: Any
+) -> aiomqtt.Client:
+    """A client that is not connected yet: MQTT 5, a clean start, quiet. No identifier: a random one.
 
     Must be made on the event loop. Raises BrokerError for a password file that cannot be read.
     """

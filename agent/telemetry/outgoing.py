@@ -13,13 +13,14 @@ import msgspec
 
 from agent.telemetry import summary
 from agent.telemetry.changes import changes, lost
-from agent.telemetry.payloads import Event, Payload
+from agent.telemetry.payloads import Event, Payload, Peers, Status
 from agent.telemetry.summary import Document
 
 REFRESH = 60.0
 """Seconds after which a retained message is written again: its time says that the node is alive."""
-COUNTS_PAUSE = 5.0
-"""Seconds between two messages of counts, which change with every route."""
+PAUSE = 5.0
+"""Seconds between two messages of a kind, unless something happened: counts change with every route, and a
+peer that is down goes through its states for ever."""
 MOST_EVENTS = 200
 
 
@@ -82,7 +83,7 @@ class Outgoing:
     def next(self, now: float) -> Message | None:
         """The most urgent message; None when all is told. `now` is monotonic seconds."""
         for kind, slot in self._slots.items():
-            if slot.wanted is not None and self._due(kind, slot, now):
+            if slot.wanted is not None and self._due(slot, now):
                 return Message(kind, slot.wanted, retain=True)
         if self._dropped:
             event = lost(self._node, self._cluster, self._events[0].time, self._dropped)
@@ -103,12 +104,12 @@ class Outgoing:
     def wait(self, now: float) -> float:
         """Seconds until `next` may have something that no new document brings."""
         ages = [now - slot.told_at for slot in self._slots.values() if slot.told is not None]
-        return max(0.1, min([COUNTS_PAUSE, *(REFRESH - age for age in ages)]))
+        return max(0.1, min([PAUSE, *(REFRESH - age for age in ages)]))
 
-    def _due(self, kind: str, slot: Slot, now: float) -> bool:
+    def _due(self, slot: Slot, now: float) -> bool:
         if slot.told is None or now - slot.told_at >= REFRESH:
             return True
-        if kind == "counts" and now - slot.told_at < COUNTS_PAUSE:
+        if now - slot.told_at < PAUSE and gist(slot.wanted) == gist(slot.told):
             return False
         return not same(slot.wanted, slot.told)
 
@@ -117,6 +118,17 @@ class Outgoing:
             self._events.popleft()
             self._dropped += 1
         self._events.append(event)
+
+
+def gist(payload: Payload | None) -> object:
+    """What is told at once when it changes."""
+    match payload:
+        case Status(state=state, datastore=datastore, speaker=speaker):
+            parts = tuple(part.state for part in (datastore, speaker) if part is not None)
+            return state, parts, payload.failed.count, payload.conflicts.count, payload.refusals.count
+        case Peers(total=total, established=established):
+            return total, established
+    return None
 
 
 def same(one: Payload | None, other: Payload | None) -> bool:
