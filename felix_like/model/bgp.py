@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from felix_like.model.address import Address, Asn, IpVersion, Prefix
@@ -110,7 +110,7 @@ class Peer:
     port: int = DEFAULT_BGP_PORT
     listen_port: int = DEFAULT_BGP_PORT
     passive: bool = False
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     hold_time: int = 90
     """Seconds offered in OPEN; 0 turns KEEPALIVE off (RFC 4271 section 4.2)."""
     restart_time: int = 120
