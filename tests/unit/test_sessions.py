@@ -165,9 +165,9 @@ def test_what_a_peer_did_is_said_once_and_stands_until_its_next_session(
         (
             "peer b (192.0.2.2)",
             (
-                "it announced 12 prefixes, more than its limit of 10: the session was ceased and is tried again "
-                "after 120 s (if so many are right, raise TORTIE_PREFIX_LIMIT or the BGPPeer's annotation "
-                "tortie/prefix-limit)"
+                "it announced 12 prefixes, more than its limit of 10: the session was ceased and is "
+                "tried again after 120 s (if so many are right, raise TORTIE_PREFIX_LIMIT or the BGPPeer's "
+                "annotation tortie/prefix-limit)"
             ),
         ),
         ("peer b (192.0.2.2)", "4 routes were treated as withdrawn (RFC 7606): attribute 2 is cut short"),
