@@ -11,6 +11,7 @@ NEEDS = {
     "etcd": (False, ("etcd",)),
     "kernel": (True, ("ip",)),
     "interop": (True, ("ip", "bird", "birdc", "gobgpd")),
+    "mqtt": (False, ("mosquitto", "mosquitto_passwd", "openssl")),
     "lab": (True, ("ip", "etcd", "ping")),
 }
 """Marker -> (needs root, commands it calls)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from agent.telemetry.payloads import Event, EventKind, bounded
+from agent.telemetry.payloads import VERSION, Event, EventKind, bounded
 from agent.telemetry.summary import Document, established, objects
 
 MOST_AT_ONCE = 50
@@ -33,7 +33,15 @@ def changes(before: Document | None, after: Document, cluster: str) -> list[Even
 def lost(node: str, cluster: str, now: float, count: int) -> Event:
     """Stands for changes that are not told one by one."""
     reason = f"{count} more changes, not told one by one: see the status"
-    return Event(cluster=cluster, node=bounded(node), time=now, kind="lost", subject="events", reason=reason)
+    return Event(
+        version=VERSION,
+        cluster=cluster,
+        node=bounded(node),
+        time=now,
+        kind="lost",
+        subject="events",
+        reason=reason,
+    )
 
 
 def _chain(*sources: Iterator[Change]) -> Iterator[Change]:
@@ -44,6 +52,7 @@ def _chain(*sources: Iterator[Change]) -> Iterator[Change]:
 def _event(document: Document, cluster: str, change: Change) -> Event:
     kind, subject, old, new, reason = change
     return Event(
+        version=VERSION,
         cluster=cluster,
         node=bounded(document.get("node", "")),
         time=_time(document),

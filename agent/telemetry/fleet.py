@@ -12,7 +12,7 @@ import msgspec
 
 from agent.telemetry import summary, topics
 from agent.telemetry.changes import changes
-from agent.telemetry.payloads import KINDS, Counts, Event, Payload, Peers, Status, bounded
+from agent.telemetry.payloads import KINDS, VERSION, Counts, Event, Payload, Peers, Status, bounded
 from agent.telemetry.summary import Document
 from felix_like.datastore.keys import check_name, quoted
 
@@ -153,6 +153,7 @@ def _life(view: NodeView, before: str, after: str, reason: str, now: float) -> E
     elif after == "stopped":
         reason = "ended in order; its routes and sessions stay"
     return Event(
+        version=VERSION,
         cluster=view.cluster,
         node=view.node,
         time=now,

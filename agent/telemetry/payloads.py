@@ -29,7 +29,7 @@ Life = Literal["running", "stopped", "gone"]
 class Payload(Struct, kw_only=True, frozen=True):
     """What every message has."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1]
     cluster: Text
     node: Text
     time: Time

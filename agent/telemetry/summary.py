@@ -14,6 +14,7 @@ import msgspec
 from agent.telemetry import payloads
 from agent.telemetry.payloads import (
     MOST_NAMED,
+    VERSION,
     AgentLife,
     Counts,
     Life,
@@ -82,7 +83,7 @@ def counts(document: Document, cluster: str) -> Counts:
 
 def will(node: str, cluster: str, now: float) -> Status:
     """What the broker says when the node is gone."""
-    return Status(cluster=cluster, node=node, time=now, state="gone")
+    return Status(version=VERSION, cluster=cluster, node=node, time=now, state="gone")
 
 
 def established(peer: Mapping[str, Any]) -> bool:

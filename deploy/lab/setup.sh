@@ -47,7 +47,8 @@ packages_for() {
     lab) echo ip:iproute2 ping:iputils-ping nsenter:util-linux "etcd:etcd-server|etcd" \
         "etcdctl:etcd-client" ;;
     test) packages_for lab
-        echo bird:bird2 gobgpd:gobgpd nft:nftables tcpdump:tcpdump /usr/lib/frr/bgpd:frr ;;
+        echo bird:bird2 gobgpd:gobgpd nft:nftables tcpdump:tcpdump /usr/lib/frr/bgpd:frr \
+            mosquitto:mosquitto openssl:openssl ;;
     esac
 }
 
@@ -108,7 +109,7 @@ install_packages() {
             case $name in
             etcd-server | etcd) as_root systemctl disable -q --now etcd || : ;;
             bird2) as_root systemctl disable -q --now bird || : ;;
-            frr | gobgpd) as_root systemctl disable -q --now "$name" || : ;;
+            frr | gobgpd | mosquitto) as_root systemctl disable -q --now "$name" || : ;;
             esac
         done
     fi
