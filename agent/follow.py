@@ -133,6 +133,8 @@ class Follower:
                 await asyncio.to_thread(self._save, known)
                 failure = ""
             except OSError as error:
-                if str(error) != failure:
-                    failure = str(error)
-                    log.warning("the last good snapshot cannot be written: %s", error)
+                # The whole error names a temporary file, each time another one.
+                reason = error.strerror or str(error)
+                if reason != failure:
+                    failure = reason
+                    log.warning("the last good snapshot %s cannot be written: %s", self._file, reason)
