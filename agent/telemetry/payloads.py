@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 VERSION: Final = 1
-MOST_NAMED = 20
+MOST_NAMED = 10
 """Entries of a list at most; a count beside it says how many there are."""
 LONGEST_TEXT = 300
 """Characters of a sentence or a name at most."""
@@ -177,6 +177,9 @@ def schema() -> dict[str, Any]:
 
 
 def bounded(text: object) -> str:
-    """A text of at most LONGEST_TEXT characters; what a peer or etcd said may be as long as it likes."""
-    whole = str(text)
+    """A text of at most LONGEST_TEXT characters; what a peer or etcd said may be as long as it likes.
+
+    JSON from elsewhere may hold half a surrogate pair, which UTF-8 cannot.
+    """
+    whole = str(text)[: LONGEST_TEXT + 1].encode("utf-8", "replace").decode()
     return whole if len(whole) <= LONGEST_TEXT else whole[: LONGEST_TEXT - 1] + "…"

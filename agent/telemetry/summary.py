@@ -103,6 +103,7 @@ def encode(payload: payloads.Payload) -> bytes:
 
 def _head(document: Document, cluster: str) -> dict[str, Any]:
     return {
+        "version": VERSION,
         "cluster": cluster,
         "node": bounded(document.get("node", "")),
         "time": _time(document.get("time")),
