@@ -1,0 +1,95 @@
+"""`python -m agent.lab.compose`: build, start, prove and break the lab of docker-compose.yml."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from agent.lab.compose import faults
+from agent.lab.compose.engine import Engine
+from agent.lab.compose.world import World
+from agent.lab.plan import LabError
+from agent.lab.progress import step
+
+UP_SECONDS = 120.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 1 when the lab is not whole, or a fault had another outcome than it should."""
+    arguments = _arguments(argv)
+    try:
+        engine = Engine.here()
+        if arguments.word == "down":
+            engine.down()
+            return 0
+        world = World(engine)
+        if arguments.word == "up":
+            _up(world, build=arguments.build)
+        prove(world)
+        return play(world, arguments.only) if arguments.word == "faults" or arguments.faults else 0
+    except LabError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _up(world: World, build: bool) -> None:
+    if build:
+        with step("images tortie:dev and tortie-lab:dev"):
+            world.engine.build()
+    with step("containers: etcd, ToR router, 3 machines, each with agent and speaker"):
+        world.engine.up()
+
+
+def prove(world: World) -> None:
+    """Wait until all is whole, and ping. Raises LabError."""
+    with step("sessions, kernel routes, ECMP at the ToR router") as current:
+        took = world.wait(world.wrong, UP_SECONDS)
+        hops = world.ecmp(4) | world.ecmp(6)
+        current.result = (
+            f"whole after {took:.1f} s, {len(hops)} blocks by {min(hops.values())} next hops each"
+        )
+    with step("ping from every pod to every pod and to the outside") as current:
+        tried, silent = world.ping_all()
+        if silent:
+            raise LabError("\n    ".join(["pings were lost:", *silent]))
+        current.result = f"{tried} of {tried} answered"
+
+
+def play(world: World, only: str | None) -> int:
+    """The fault kit; the number of surprises, at most 1."""
+    surprises = 0
+    for fault in faults.KIT:
+        if only and only not in fault.name:
+            continue
+        print(f"\n{fault.name}\n  expected  {fault.expected}", flush=True)
+        try:
+            outcome = fault.play(world)
+        except LabError as error:
+            outcome = faults.Outcome(False, str(error))
+        surprises += not outcome.good
+        print(
+            f"  seen      {outcome.seen}\n  {'as expected' if outcome.good else 'NOT AS EXPECTED'}",
+            flush=True,
+        )
+    print(f"\n{'Every fault had its expected outcome.' if not surprises else f'{surprises} surprise(s).'}")
+    return min(surprises, 1)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m agent.lab.compose", description=__doc__)
+    words = parser.add_subparsers(dest="word", required=True)
+    up = words.add_parser("up", help="build the images, start the lab, prove it")
+    up.add_argument("--no-build", dest="build", action="store_false", help="the images are there")
+    up.add_argument("--faults", action="store_true", help="then run the fault kit")
+    check = words.add_parser("check", help="prove a lab that runs")
+    broken = words.add_parser("faults", help="run the fault kit against a lab that runs")
+    words.add_parser("down", help="remove containers, network and volumes")
+    for word in (up, broken):
+        word.add_argument("--only", metavar="TEXT", help="faults whose name has this text")
+    check.set_defaults(faults=False, only=None)
+    broken.set_defaults(faults=True)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
