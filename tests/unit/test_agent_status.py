@@ -364,7 +364,7 @@ def test_a_question_nobody_can_answer_names_those_one_can(agent: Agent, question
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.1.0.0/33", "::/129", "node-1", "10.1.0.0/26; rm", "\ud800", "1" * 4000]
+    "text", ["", "10.1.0.0/33", "::/129", "node-1", "10.1.0.0/26; rm", "\ud800", "1" * 4000], ids=ascii
 )
 @pytest.mark.parametrize("ask", ["routes", "explain"])
 def test_what_is_no_prefix_gets_a_sentence(agent: Agent, ask: str, text: str) -> None:

@@ -84,7 +84,7 @@ def test_a_reference_does_not_lead_out_of_the_directory(
     assert "is not the name of a secret or of its key" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "\ud800"])
+@pytest.mark.parametrize("name", ["n" * 300, "\ud800"], ids=["too long", "half a surrogate pair"])
 def test_a_name_that_no_file_can_have_is_absent(tmp_path: Path, name: str) -> None:
     assert SecretFiles(tmp_path).read({SecretRef(name, "key")}) == {}
 
