@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -131,7 +131,7 @@ class Informer:
         """The endpoint in use, or tried at the moment."""
         return self._attachment.endpoint if self._attachment else self._client.wire.endpoint.url
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Yields for ever. Close it (`contextlib.aclosing`) to let go of the connection."""
         if self._seeded and self._header:
             changes = await self._decoded(self._raw.values())
