@@ -34,6 +34,7 @@ from agent.sinks.kernel import KernelSink
 from agent.sinks.monitor import RouteMonitor
 from agent.sinks.mqtt import MqttSink
 from agent.sinks.nexthops import NextHopResolver
+from agent.sinks.ownership import Mark
 from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
 from agent.speaker.protocol import ConfigApplied
@@ -70,10 +71,11 @@ async def run(settings: Settings) -> None:
     for sentence in settings.not_used:
         log.warning("%s", sentence)
     monitor = RouteMonitor()
-    kernel = KernelSink(monitor)
+    mark = Mark(metric=settings.route_priority)
+    kernel = KernelSink(monitor, mark=mark)
     graph = CalcGraph(settings.local_node, origin_validation=OriginMode(settings.origin_validation))
     link = SpeakerLink(settings.run_dir / "speaker.sock", lambda event: sessions.hear(event))
-    next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states))
+    next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states), mark=mark)
     calculation = Calculation(graph, clock=time.monotonic, kernel=kernel, speaker=link, next_hops=next_hops)
     sessions = Sessions(calculation, time.monotonic)
     validator = WarmValidator()

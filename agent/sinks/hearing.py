@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.sinks.ownership import Ledger, Sweep, ours
+from agent.sinks.ownership import Ledger, Mark, Sweep, ours
 from agent.sinks.rtlink import AddressSeen, Event, LinkSeen, Overrun, RouteSeen
 from agent.sinks.trouble import Troubles
 from felix_like.model.desired import Route, RouteKey
@@ -39,13 +39,11 @@ class Hearing:
     there. So it does no harm when an event is older than what we wrote or read meanwhile.
     """
 
-    def __init__(
-        self, account: Account, wake: asyncio.Event, clock: Callable[[], float], tables: Collection[int]
-    ) -> None:
+    def __init__(self, account: Account, wake: asyncio.Event, clock: Callable[[], float], mark: Mark) -> None:
         self._account = account
         self._wake = wake
         self._clock = clock
-        self._tables = tables
+        self._mark = mark
         self.stale = True
         """The tables have to be read back before anything else."""
         self.suspects: set[RouteKey] = set()
@@ -100,7 +98,7 @@ class Hearing:
     def _route_seen(self, event: RouteSeen) -> None:
         key, ledger, wanted = event.route.key, self._account.ledger, self._account.wanted
         held = ledger.have.get(key)
-        seen = ours(event.route, self._tables)
+        seen = ours(event.route, self._mark)
         if not event.route.plain or (held is None and seen is None and key not in wanted):
             return
         self.touched.add(key)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -15,11 +15,11 @@ from agent.keep import Report
 from agent.sinks.hearing import Account, Hearing
 from agent.sinks.monitor import RouteMonitor
 from agent.sinks.netlink import Failure, RouteWriter, dump_routes
-from agent.sinks.ownership import OURS, Sweep, ours
+from agent.sinks.ownership import OURS, Mark, Sweep, ours
 from agent.sinks.programming import Outcome, Turn
 from agent.sinks.rtnetlink import KernelRoute, hop_order
 from felix_like.model.address import Address
-from felix_like.model.desired import MAIN_TABLE, Route, RouteKey
+from felix_like.model.desired import Route, RouteKey
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class KernelStatus:
 class KernelSink:
     """The wanted route table and what the kernel made of it. Belongs to one event loop; fits `keep`.
 
-    `monitor` is shared and started here. `tables`: the only routing tables that are looked at.
+    `monitor` is shared and started here. `mark`: the tables and the metric of our routes; others are foreign.
     """
 
     name = "kernel routes"
@@ -62,18 +62,18 @@ class KernelSink:
         monitor: RouteMonitor,
         *,
         clock: Callable[[], float] = time.monotonic,
-        tables: Collection[int] = (MAIN_TABLE,),
+        mark: Mark = Mark(),  # noqa: B008 - a frozen value
     ) -> None:
         self.wake = asyncio.Event()
         self._monitor = monitor
         self._clock = clock
-        self._tables = frozenset(tables)
+        self._mark = mark
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel-routes")
         self._writer: RouteWriter | None = None
         self._subscribed = False
         self._account = account = Account()
         self._wanted, self._ledger, self._troubles = account.wanted, account.ledger, account.troubles
-        self._hearing = Hearing(account, self.wake, clock, self._tables)
+        self._hearing = Hearing(account, self.wake, clock, mark)
         self._read_at = 0.0
         self._repaired = 0
         self._messages = 0
@@ -83,17 +83,15 @@ class KernelSink:
     def want(self, changes: Mapping[RouteKey, Route | None]) -> None:
         """Merge changes into the wanted table, the newest wins; None: not wanted any more.
 
-        Raises ValueError for a key the kernel cannot tell apart (metric 0, a table that is not ours).
+        Raises ValueError for a key that we would not know again as ours (see `Mark`).
         """
         wanted, inherited, dirty = self._wanted, self._ledger.inherited, self._account.dirty
         for key, route in changes.items():
             if route is None:
                 self._unwant(key)
                 continue
-            if key.priority == 0 or key.table not in self._tables:
-                raise ValueError(
-                    f"route {key}: the metric must be at least 1 and the table one of {self._tables}"
-                )
+            if key.priority != self._mark.metric or key.table not in self._mark.tables:
+                raise ValueError(f"route {key} does not carry this agent's mark {self._mark}")
             if len(route.next_hops) > 1:
                 hops = tuple(sorted(route.next_hops, key=hop_order))
                 if hops != route.next_hops:
@@ -195,7 +193,7 @@ class KernelSink:
         known = self._ledger.have
         before = len(known)
         try:
-            routes = await self._run(lambda: dump_ours(self._tables))
+            routes = await self._run(lambda: dump_ours(self._mark))
         except BaseException:
             hearing.stale = True
             raise
@@ -267,8 +265,8 @@ class KernelSink:
     def _judge(self, key: RouteKey, holders: Sequence[KernelRoute]) -> None:
         """Somebody holds a key that we want: is it us, or who?"""
         now, wanted, dirty = self._clock(), self._wanted.get(key), self._account.dirty
-        mine = [route for holder in holders if (route := ours(holder, self._tables)) is not None]
-        foreign = [holder for holder in holders if ours(holder, self._tables) is None]
+        mine = [route for holder in holders if (route := ours(holder, self._mark)) is not None]
+        foreign = [holder for holder in holders if ours(holder, self._mark) is None]
         if mine:
             best = wanted if wanted in mine else mine[0]
             assert best is not None
@@ -290,14 +288,14 @@ class KernelSink:
             self._troubles.clear(key)
 
 
-def dump_ours(tables: Collection[int]) -> list[Route]:
-    """Our routes of both families, filtered by the kernel."""
+def dump_ours(mark: Mark = Mark()) -> list[Route]:  # noqa: B008 - a frozen value
+    """Our routes of both families, filtered by the kernel as far as it can."""
     return [
         route
         for family in (socket.AF_INET, socket.AF_INET6)
         for protocol in sorted(OURS)
         for seen in dump_routes(family, protocol)
-        if (route := ours(seen, tables)) is not None
+        if (route := ours(seen, mark)) is not None
     ]
 
 

@@ -1,8 +1,9 @@
 """Resolves BGP next hops through the kernel's table, and says when an answer changes.
 
-A next hop resolves through any route that is not BGP's own (protocol 186), the default route included: RFC
-4271 section 9.1.2.1, and BIRD's `gateway recursive`, which Calico uses. What our own routes say never counts,
-so the answer does not depend on the order in which routes were learned.
+A next hop resolves through any route that is not our own, the default route included: RFC 4271 section
+9.1.2.1, and BIRD's `gateway recursive`, which Calico uses. What our own routes say never counts, so the
+answer does not depend on the order in which routes were learned. Another daemon's BGP routes do count: nodes
+may find each other by the BGP of an underlay.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from agent.sinks.monitor import RouteMonitor
 from agent.sinks.netlink import NetlinkError, RouteLookup, dump_routes
+from agent.sinks.ownership import Mark
 from agent.sinks.rtlink import AddressSeen, Event, LinkSeen, Overrun, RouteSeen
 from agent.sinks.rtnetlink import PROTOCOL_NAMES, ROUTE_TYPES, RTN_LOCAL, RTN_UNICAST, KernelRoute, hop_order
 from felix_like.model.address import Address, Prefix
@@ -30,7 +32,9 @@ from felix_like.model.desired import (
 COALESCE: Final = 0.05
 """Seconds that events are collected before the addresses they concern are looked up again."""
 _MANY_PREFIXES: Final = 64
-_NOT_BGP: Final = tuple(number for number in PROTOCOL_NAMES if number != PROTO_BGP)
+_OTHERS: Final = (13, 14, 15, 18, 42, 99, 190, 191, 193, 194, 195, 196, 197)
+"""More protocols of iproute2's rt_protos and of FRR; 196 are its static routes."""
+_NOT_BGP: Final = (*(number for number in PROTOCOL_NAMES if number != PROTO_BGP), *_OTHERS)
 
 OnChange = Callable[[Mapping[Address, NextHopState]], None]
 
@@ -41,8 +45,14 @@ class NextHopResolver:
     `on_change` gets the addresses whose answer changed later, never those that `ask` itself returned.
     """
 
-    def __init__(self, monitor: RouteMonitor, on_change: OnChange) -> None:
+    def __init__(
+        self,
+        monitor: RouteMonitor,
+        on_change: OnChange,
+        mark: Mark = Mark(),  # noqa: B008 - a frozen value
+    ) -> None:
         self._monitor = monitor
+        self._mark = mark
         self._on_change = on_change
         self._lookup: RouteLookup | None = None
         self._states: dict[Address, NextHopState] = {}
@@ -89,7 +99,7 @@ class NextHopResolver:
             except NetlinkError as error:
                 answers[address] = Unresolved(_refusal(address, error))
                 continue
-            if route.protocol == PROTO_BGP:
+            if self._learned(route):
                 version = address.version
                 if version not in others:
                     others[version] = _routes_not_bgp(version)
@@ -98,12 +108,16 @@ class NextHopResolver:
                 answers[address] = through(route, address)
         return answers
 
+    def _learned(self, route: KernelRoute) -> bool:
+        """One of ours that leads elsewhere; our blackholes count like anybody's."""
+        return route.protocol == PROTO_BGP and self._mark.is_on(route)
+
     def _heard(self, events: Sequence[Event]) -> None:
         if not self._states:
             return
         for event in events:
             if isinstance(event, RouteSeen):
-                if event.route.protocol != PROTO_BGP:
+                if not self._learned(event.route):
                     self._prefixes.add(event.route.key.prefix)
             elif isinstance(event, Overrun):
                 self._everything = True
@@ -168,7 +182,11 @@ def longest_match(routes: Iterable[KernelRoute], address: Address) -> KernelRout
 
 
 def _routes_not_bgp(version: int) -> list[KernelRoute]:
-    """Routes of the main table by every protocol but BGP: a node has few of them, so its own dump each."""
+    """Routes of the main table by every protocol but BGP: a node has few of them, so its own dump each.
+
+    Another daemon's BGP routes are left out here, where one of ours is more specific: to find them among ours
+    would mean reading all of ours.
+    """
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return [route for number in _NOT_BGP for route in dump_routes(family, number, MAIN_TABLE)]
 

@@ -7,11 +7,34 @@ from dataclasses import dataclass, field
 
 from agent.sinks.rtnetlink import KernelRoute
 from felix_like.model.address import Address
-from felix_like.model.desired import PROTO_BGP, PROTO_LOCAL, KernelNextHop, Route, RouteKey
+from felix_like.model.desired import (
+    DEFAULT_ROUTE_PRIORITY,
+    MAIN_TABLE,
+    PROTO_BGP,
+    PROTO_LOCAL,
+    KernelNextHop,
+    Route,
+    RouteKey,
+)
 from felix_like.model.verdict import No, Verdict, Yes
 
 OURS = frozenset({PROTO_BGP, PROTO_LOCAL})
-"""Route protocols that mark a route as this agent's, after amnesia, too."""
+"""Route protocols of this agent; the metric belongs to its mark, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What makes a route recognisably this agent's, after amnesia, too.
+
+    The protocol alone does not: FRR's routes are of protocol 186 as well (with metric 20), Felix's of 80.
+    """
+
+    tables: frozenset[int] = frozenset({MAIN_TABLE})
+    metric: int = DEFAULT_ROUTE_PRIORITY
+
+    def is_on(self, route: KernelRoute) -> bool:
+        key = route.key
+        return route.protocol in OURS and key.priority == self.metric and key.table in self.tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +149,6 @@ class Ledger:
         return free
 
 
-def ours(route: KernelRoute, tables: Collection[int]) -> Route | None:
-    """The route in the model's words if it carries our mark in a table of ours and is of a kind we make."""
-    if route.protocol not in OURS or route.key.table not in tables:
-        return None
-    return route.as_wanted()
+def ours(route: KernelRoute, mark: Mark) -> Route | None:
+    """The route in the model's words if it carries our mark and is of a kind we make."""
+    return route.as_wanted() if mark.is_on(route) else None

@@ -37,7 +37,7 @@ def every_kind(world: World) -> list[Route]:
         world.learned("10.1.0.0/26", "10.0.0.2"),
         world.learned("10.2.0.0/26", "10.0.0.2", "10.0.0.3"),
         world.learned("0.0.0.0/0", "10.0.0.2"),
-        world.learned("10.9.0.1/32", "10.0.0.2", priority=20),
+        world.learned("10.9.0.1/32", "10.0.0.2"),
         world.blackhole("10.3.0.0/26"),
         world.learned("10.4.0.0/26", "fe80::1"),
         unicast("10.5.0.0/26", onlink),
@@ -45,7 +45,7 @@ def every_kind(world: World) -> list[Route]:
         world.learned("fd01::/64", "fd00::2"),
         world.learned("fd02::/64", "fd00::2", "fd00::3"),
         world.learned("::/0", "fd00::2"),
-        world.learned("fd09::1/128", "fd00::2", priority=20),
+        world.learned("fd09::1/128", "fd00::2"),
         world.blackhole("fd03::/64"),
         world.learned("fd04::/64", "fe80::2"),
         unicast("fd05::/64", onlink6),
@@ -59,7 +59,7 @@ async def test_every_kind_of_route_comes_back_as_it_was_written(world: World) ->
         sink.want(wanted(*routes))
         await until(lambda: settled(sink))
         assert sink.status().failed == ()
-    assert {route.key: route for route in dump_ours([254])} == {route.key: route for route in routes}
+    assert {route.key: route for route in dump_ours()} == {route.key: route for route in routes}
 
 
 async def test_a_restarted_agent_writes_nothing_when_nothing_differs(world: World) -> None:
@@ -113,9 +113,9 @@ async def test_a_route_changes_and_leaves_nothing_behind(
         await until(lambda: settled(sink))
         sink.want(wanted(route(after)))
         await until(lambda: settled(sink))
-        assert dump_ours([254]) == [route(after)]
+        assert dump_ours() == [route(after)]
         sink.want({route(after).key: None})
-        await until(lambda: not dump_ours([254]))
+        await until(lambda: not dump_ours())
         assert sink.status().conflicts == ()
 
 
@@ -173,7 +173,7 @@ async def test_a_foreign_ipv4_route_beside_ours_survives_all_our_changes(world: 
             "10.0.0.9",
         ]
         sink.want({RouteKey(Prefix.parse("10.1.0.0/26")): None})
-        await until(lambda: not dump_ours([254]))
+        await until(lambda: not dump_ours())
         assert [route["gateway"] for route in world.routes("10.1.0.0/26")] == ["10.0.0.9"]
 
 
@@ -190,6 +190,35 @@ async def test_a_foreign_ipv6_next_hop_in_our_route_survives_all_our_changes(wor
         sink.want({RouteKey(Prefix.parse("fd01::/64")): None})
         await until(lambda: "fd00::3" not in world.ip("-6 route show fd01::/64"))
         assert "fd00::9" in world.ip("-6 route show fd01::/64")
+
+
+FRR = (
+    "10.1.0.0/26 via 10.0.0.9 metric 20 proto bgp",
+    "10.99.0.0/16 via 10.0.0.9 metric 20 proto bgp",
+    "blackhole 10.98.0.0/16 metric 0 proto 80",
+    "fd99::/64 via fd00::9 metric 20 proto bgp",
+)
+
+
+async def test_another_daemon_s_bgp_routes_are_foreign_by_their_metric(world: World) -> None:
+    """FRR (beside MetalLB, say) marks its routes with protocol 186 as well; Felix has 80."""
+    for route in FRR:
+        world.ip(f"{'-6 ' if ':' in route else ''}route add {route}")
+    before = world.ip("route show proto bgp metric 20") + world.ip("-6 route show proto bgp metric 20")
+    async with agent_life() as sink:
+        sink.allow_sweep(True, frozenset(), frozenset())
+        sink.want(wanted(world.learned("10.1.0.0/26", "10.0.0.2")))
+        await until(lambda: settled(sink))
+        assert sink.status().inherited == 0
+        world.ip("route add 10.97.0.0/16 via 10.0.0.9 metric 20 proto bgp")
+        sink.want({world.learned("10.1.0.0/26", "10.0.0.2").key: None})
+        await until(lambda: dump_ours() == [])
+        await asyncio.sleep(0.3)
+        assert sink.status().messages == 2
+    world.ip("route del 10.97.0.0/16")
+    after = world.ip("route show proto bgp metric 20") + world.ip("-6 route show proto bgp metric 20")
+    assert after == before
+    assert "blackhole 10.98.0.0/16" in world.ip("route show proto 80")
 
 
 async def test_other_metrics_tables_and_protocols_are_left_alone(world: World) -> None:
@@ -241,7 +270,7 @@ async def test_what_another_program_does_to_ours_is_undone_within_a_second(world
         world.ip(deed)
         assert world.routes() != before
         mine = {route.key: route for route in routes}
-        await until(lambda: {route.key: route for route in dump_ours([254])} == mine, 1.0)
+        await until(lambda: {route.key: route for route in dump_ours()} == mine, 1.0)
         await until(lambda: sink.status().repaired)
 
 
@@ -283,7 +312,7 @@ async def test_routes_return_after_their_link_was_down(world: World) -> None:
         world.ip("link set eth0 up")
         world.ip("addr replace fd00::1/64 dev eth0 nodad")
         await until(lambda: settled(sink) and not sink.status().failed, 5)
-    assert {route.key: route for route in dump_ours([254])} == {route.key: route for route in routes}
+    assert {route.key: route for route in dump_ours()} == {route.key: route for route in routes}
 
 
 async def test_routes_return_after_their_last_address_went(world: World) -> None:
@@ -318,7 +347,7 @@ async def test_inherited_routes_go_only_when_nobody_may_want_them_any_more(world
     one, two = (Address.parse(text) for text in ("10.0.0.2", "10.0.0.3"))
 
     def there() -> set[str]:
-        return {str(route.key.prefix) for route in dump_ours([254])}
+        return {str(route.key.prefix) for route in dump_ours()}
 
     async with agent_life() as sink:
         await until(lambda: sink.status().inherited == 4)
@@ -354,9 +383,9 @@ async def test_a_hundred_thousand_routes_in_and_out(world: World) -> None:
     async with agent_life() as sink:
         sink.want({key: Route(key, "unicast", PROTO_BGP, hops) for key in keys})
         await until(lambda: settled(sink), 30, every=0.3)
-        assert len(dump_ours([254])) == 100_000
+        assert len(dump_ours()) == 100_000
         sink.want(dict.fromkeys(keys))
-        await until(lambda: not sink.installed(keys[-1]) and not dump_ours([254]), 30, every=0.3)
+        await until(lambda: not sink.installed(keys[-1]) and not dump_ours(), 30, every=0.3)
 
 
 async def test_no_packet_is_lost_while_the_agent_restarts_and_changes_the_route(world: World) -> None:
@@ -394,10 +423,10 @@ async def test_an_agent_that_died_between_append_and_delete_leaves_nothing_behin
     route = world.learned("10.1.0.0/26", "10.0.0.2")
     async with agent_life() as sink:
         sink.want(wanted(route))
-        await until(lambda: [seen for seen in dump_ours([254]) if seen.key == route.key] == [route])
+        await until(lambda: [seen for seen in dump_ours() if seen.key == route.key] == [route])
         assert len(world.routes("10.2.0.0/26")) == 2
         sink.allow_sweep(True, frozenset(), frozenset())
-        await until(lambda: dump_ours([254]) == [route])
+        await until(lambda: dump_ours() == [route])
 
 
 async def test_two_programs_in_the_same_tables_both_end_as_wanted(world: World) -> None:
@@ -433,6 +462,6 @@ async def test_two_programs_in_the_same_tables_both_end_as_wanted(world: World) 
             await asyncio.sleep(dice.choice([0, 0, 0.01, 0.2]))
         sink.allow_sweep(True, frozenset(), frozenset())
         rest = {key: route for key, route in last.items() if route and str(key.prefix) not in foreign}
-        await until(lambda: sorted(dump_ours([254]), key=str) == sorted(rest.values(), key=str), 15)
+        await until(lambda: sorted(dump_ours(), key=str) == sorted(rest.values(), key=str), 15)
     for prefix in foreign:
         assert [route["protocol"] for route in world.routes(prefix)] == ["4"]

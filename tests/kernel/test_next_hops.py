@@ -134,6 +134,16 @@ async def test_our_own_routes_change_no_answer(world: World) -> None:
         assert hops.ask([target]) == {target: resolved(world, "10.0.0.2")}
 
 
+async def test_an_underlay_s_bgp_routes_lead_to_next_hops(world: World) -> None:
+    """Nodes that find each other by FRR's BGP: its routes have our protocol, but not our metric."""
+    world.ip("route add 192.0.2.0/24 via 10.0.0.2 proto bgp metric 20")
+    async with resolver() as (hops, told, _):
+        assert one(hops, "192.0.2.7") == resolved(world, "10.0.0.2")
+        world.ip("route replace 192.0.2.0/24 via 10.0.0.3 proto bgp metric 20")
+        await until(lambda: told.changes)
+        assert told.changes == [{Address.parse("192.0.2.7"): resolved(world, "10.0.0.3")}]
+
+
 def test_interfaces_are_listed_with_their_addresses(world: World) -> None:
     world.ip("addr add 10.0.0.9/32 dev eth0")
     listed = {interface.name: interface for interface in interfaces()}
