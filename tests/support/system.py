@@ -121,7 +121,9 @@ class Etcd:
     def put(self, key: str, value: bytes | str | Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             value = json.dumps(value)
-        done = self._ctl("put", "--", key, value=value.encode() if isinstance(value, str) else value)
+        octets = value.encode() if isinstance(value, str) else value
+        # etcdctl takes an empty value as a word only.
+        done = self._ctl("put", "--", key, *(() if octets else ("",)), value=octets)
         assert done.returncode == 0, done.stderr
 
     def delete(self, key: str) -> None:
