@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ _logger = logging.getLogger("tortie.speaker")
 
 Endpoint = tuple[Address, int]
 BACKLOG = 512
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 RETRY = 5.0
 """Seconds until an address that is not there yet, or a port in use, is tried again."""
 
@@ -30,10 +32,12 @@ class Listeners:
         default_port: int,
         accepted: Callable[[Address, Address, socket.socket], None],
         set_key: Callable[[socket.socket, Address, str | None], None],
+        retry: float = RETRY,
     ) -> None:
         self._default_port = default_port
         self._accepted = accepted
         self._set_key = set_key
+        self._pause = retry
         self._loop = asyncio.get_running_loop()
         self._sockets: dict[Endpoint, socket.socket] = {}
         self._keys: dict[Endpoint, dict[Address, str]] = {}
@@ -62,6 +66,8 @@ class Listeners:
             self._close(endpoint)
 
     def _open_missing(self) -> None:
+        if self._retry is not None:  # a new configuration came first: one timer is enough
+            self._retry.cancel()
         self._retry = None
         failed = False
         for endpoint, keys in self._wanted.items():
@@ -78,11 +84,11 @@ class Listeners:
                         "cannot listen on %s port %d (tried again every %.0f s): %s",
                         endpoint[0],
                         endpoint[1],
-                        RETRY,
+                        self._pause,
                         error.strerror or error,
                     )
         if failed:
-            self._retry = self._loop.call_later(RETRY, self._open_missing)
+            self._retry = self._loop.call_later(self._pause, self._open_missing)
 
     def _open(self, endpoint: Endpoint) -> None:
         address, port = endpoint
@@ -123,7 +129,9 @@ class Listeners:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                _logger.warning("cannot accept a connection: %s", error)
+                _logger.warning("cannot accept a connection: %s", error.strerror or error)
+                if error.errno in _EXHAUSTED:
+                    self._rest(endpoint, listener)
                 return
             try:
                 io.setblocking(False)
@@ -131,6 +139,16 @@ class Listeners:
                 self._accepted(endpoint[0], Address.parse(peer[0].partition("%")[0]), io)
             except (OSError, ValueError):
                 io.close()
+
+    def _rest(self, endpoint: Endpoint, listener: socket.socket) -> None:
+        """The connection stays in the queue and the socket readable: without a pause the loop would spin."""
+        self._loop.remove_reader(listener.fileno())
+
+        def go_on() -> None:
+            if self._sockets.get(endpoint) is listener:
+                self._loop.add_reader(listener.fileno(), self._accept, endpoint, listener)
+
+        self._loop.call_later(self._pause, go_on)
 
     def _close(self, endpoint: Endpoint) -> None:
         listener = self._sockets.pop(endpoint)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -33,6 +34,7 @@ from felix_like.model.address import Address
 
 _logger = logging.getLogger("tortie.speaker")
 MAX_CONF = 16 << 20
+MAX_SOCKETS = 16384
 _FAREWELL = 0.3
 """Seconds for peers to read their Cease: a socket closed with octets unread would take it back."""
 
@@ -195,7 +197,10 @@ class Speaker:
         while True:
             await asyncio.sleep(1.0)
             for driver in list(self._drivers.values()):
-                driver.tick()
+                try:
+                    driver.tick()
+                except Exception:  # without its ticks every other session would run out of time, too
+                    _logger.exception("neighbor %s: its tick failed", driver.entry.address)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -246,6 +251,14 @@ async def _main(arguments: argparse.Namespace) -> None:
     await speaker.run()
 
 
+def allow_sockets() -> None:
+    """Take the descriptors the machine allows: the usual 1024 are fewer than a large mesh needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_SOCKETS if hard == resource.RLIM_INFINITY else min(hard, MAX_SOCKETS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     logging.basicConfig(
@@ -254,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr,
     )
     try:
+        allow_sockets()
         adapter.prepare()
         collect_rarely()
         with contextlib.suppress(KeyboardInterrupt):

@@ -52,6 +52,8 @@ _STATES: dict[int, State] = {
     FSM.ESTABLISHED: "Established",
 }
 _logger = logging.getLogger("tortie.exabgp")
+LONGEST_REASON = 240
+"""Characters; a Shutdown Communication has up to 128 octets (RFC 8203)."""
 
 
 def _quiet(*_: object, **__: object) -> None:
@@ -362,10 +364,15 @@ def _reason(message: str, error: Any) -> str:
     if isinstance(error, Notify):
         if error.code == 4:
             return "hold timer expired"
-        return f"we closed it: {error}"
+        return _one_line(f"we closed it: {error}")
     if isinstance(error, Notification):
-        return f"the peer closed it: {error}"
-    return str(error or message or "closed")
+        return _one_line(f"the peer closed it: {error}")
+    return _one_line(str(error or message or "closed"))
+
+
+def _one_line(text: str) -> str:
+    """What a peer's NOTIFICATION says goes to logs and terminals: no line breaks, no escapes, not endless."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST_REASON]
 
 
 def _negotiation(negotiated: Any) -> Negotiation:
