@@ -8,6 +8,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from felix_like.datastore.keys import quoted
 from felix_like.model.bgp import SecretRef
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ class SecretFiles:
             try:
                 found[ref] = self._read(ref)
             except OSError as error:
-                problems[ref] = f"{self._directory / ref.name / ref.key}: {error.strerror}"
+                problems[ref] = f"{quoted(str(self._directory / ref.name / ref.key), 400)}: {error.strerror}"
             except ValueError as error:
                 problems[ref] = str(error)
         for ref, problem in problems.items():
             if self._said.get(ref) != problem:
-                log.warning("password %s/%s is not there: %s", ref.name, ref.key, problem)
+                log.warning("password %s is not there: %s", quoted(f"{ref.name}/{ref.key}"), problem)
         self._said = problems
         return found
 

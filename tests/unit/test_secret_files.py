@@ -54,7 +54,7 @@ def test_what_is_no_password_is_absent_and_said(
 ) -> None:
     path = put(tmp_path, content)
     assert SecretFiles(tmp_path).read({REF}) == {}
-    assert caplog.messages == [f"password tor/password is not there: {path} {complaint}"]
+    assert caplog.messages == [f"password 'tor/password' is not there: {path} {complaint}"]
     assert content.strip() == b"" or content[:4].decode() not in caplog.messages[0].replace(str(path), "")
 
 
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said_once_and_again_only_when_it_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files, refs = SecretFiles(tmp_path), {REF}
-    absent = f"password tor/password is not there: {tmp_path}/tor/password: No such file or directory"
+    absent = f"password 'tor/password' is not there: '{tmp_path}/tor/password': No such file or directory"
     files.read(refs)
     files.read(refs)
     assert caplog.messages == [absent]
