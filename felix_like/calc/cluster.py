@@ -70,8 +70,8 @@ def is_dotted_quad(text: str) -> bool:
 
 
 def hashed_router_id(name: str) -> str:
-    """CALICO_ROUTER_ID=hash: four octets of SHA-256 of the node's name, the first below 224."""
-    octets = hashlib.sha256(name.encode()).digest()[:4]
+    """CALICO_ROUTER_ID=hash (confd's HashToIPv4): the same for every reader of the node's name."""
+    octets = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4]
     first = octets[0] - 32 if octets[0] > 223 else octets[0]
     return str(Address(bytes((first, *octets[1:]))))
 

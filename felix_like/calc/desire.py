@@ -56,6 +56,10 @@ def desire(snapshot: Snapshot, local: LocalNode, secrets: Secrets) -> Desired:
 
 def secret_refs(snapshot: Snapshot, local: LocalNode) -> frozenset[SecretRef]:
     """The passwords `desire` needs: those of BGPPeers that concern this node, and the mesh's."""
+    default = snapshot.bgp_configurations.get("default")
+    resources = snapshot.bgp_peers.values()
+    if (default is None or default.mesh_password is None) and not any(peer.password for peer in resources):
+        return frozenset()  # nobody has one: asked at every change, so no look at every node
     own = present(cluster(snapshot), local)
     return frozenset() if isinstance(own, No) else wanted_secrets(snapshot, own)
 

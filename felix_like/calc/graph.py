@@ -18,7 +18,7 @@ from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
 from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
 from felix_like.calc.tables import Tables
 from felix_like.model.address import Address, IpVersion, Prefix
-from felix_like.model.bgp import BgpConfiguration, SecretRef
+from felix_like.model.bgp import BgpConfiguration, ClusterInformation, SecretRef
 from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, RouteKey
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
@@ -43,6 +43,13 @@ class _Backlog:
         self.kinds |= touched.kinds
         self.blocks |= touched.blocks
         self.desire |= touched.concerns(node)
+
+
+def _locks(changes: Iterable[Change]) -> bool:
+    return any(
+        isinstance(change.value, ClusterInformation) and not change.value.datastore_ready
+        for change in changes
+    )
 
 
 class CalcGraph:
@@ -78,6 +85,10 @@ class CalcGraph:
 
         Before the first time nothing is calculated: a half-read datastore has half the peers.
         """
+        changes = tuple(changes)
+        if in_sync and self._heard and self.desired is None and _locks(changes):
+            # Locked while we were away: what was right before is what the last good copy says.
+            self._recalculate(from_copy=True)
         self._heard = True
         self._backlog.add(self.snapshot.apply(changes), self.local.name)
         if in_sync:
@@ -115,7 +126,7 @@ class CalcGraph:
         self._tables.saw_router_id(peer)
 
     def on_peer_down(self, peer: Address, now: float, *, graceful: bool, reason: str) -> None:  # noqa: ARG002
-        """A session ended. `graceful`: by itself, without a NOTIFICATION in either direction."""
+        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye."""
         rib = self._rib(peer, now)
         self._tables.paths.forget(rib.lost(now, graceful=graceful))
 
@@ -264,9 +275,9 @@ class CalcGraph:
         if self._started is None:
             self._started = now
 
-    def _recalculate(self) -> None:
+    def _recalculate(self, *, from_copy: bool = False) -> None:
         """Act on the backlog: first what we want, then who holds what, then what that makes of paths."""
-        if not (self._in_sync or (self._heard and self.stale is not None)):
+        if not (self._in_sync or from_copy or (self._heard and self.stale is not None)):
             return
         backlog = self._backlog
         answer = self.desired

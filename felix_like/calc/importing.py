@@ -49,7 +49,8 @@ class Importer:
         refusal, judge = self._rules(source, attributes)
         rib, next_hop = self._paths.of(peer), attributes.next_hop
         paths, store, stale = rib.paths, self._paths.store, rib.stale
-        room = self.limit(source) - len(paths)
+        # What is stale goes, or is announced again: it must not keep out what a restarted peer has instead.
+        room = self.limit(source) - len(paths) + len(stale)
         for prefix in prefixes:
             old = paths.get(prefix)
             if old is None:
@@ -58,8 +59,9 @@ class Importer:
                     continue
                 room -= 1
             else:
-                if stale:
+                if prefix in stale:
                     rib.refreshed(prefix)
+                    room -= 1
                 if old.attributes is attributes or old.attributes == attributes:
                     continue
             rejection = refusal or refuse_prefix(source, prefix, next_hop)

@@ -5,12 +5,11 @@ A copy, because while the datastore is locked the snapshot moves on and the answ
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from felix_like.calc.cluster import quoted
+from felix_like.calc.cluster import hashed_router_id, quoted
 from felix_like.calc.pools import pools
 from felix_like.calc.snapshot import Snapshot
 from felix_like.model.address import Address, Prefix
@@ -75,6 +74,8 @@ class Ownership:
         """Read nodes, pools and service ranges again; True when something differs that verdicts use."""
         before = (_places(self.nodes), self._pool_list(), set(self.services))
         self.nodes = dict(snapshot.nodes)
+        for gone in self._seen_router_ids.keys() - self.nodes.keys():
+            del self._seen_router_ids[gone]
         self.pools = PrefixTable()
         for pool in pools(snapshot.pools.values()).accepted:
             self.pools.put(pool.cidr, pool)
@@ -169,12 +170,6 @@ class Ownership:
 
 def who(node: str | None) -> str:
     return "no node" if node is None else quoted(node)
-
-
-def hashed_router_id(name: str) -> str:
-    """CALICO_ROUTER_ID=hash (confd's HashToIPv4): the same for every reader of the node's name."""
-    octets = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4]
-    return str(Address(bytes((octets[0] - 32 if octets[0] > 223 else octets[0], *octets[1:]))))
 
 
 def _holding(snapshot: Snapshot, cidr: Prefix) -> Holding | None:

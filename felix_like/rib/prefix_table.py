@@ -47,8 +47,9 @@ class PrefixTable(Generic[V]):
 
     def drop(self, prefix: Prefix) -> None:
         """Forget a prefix; one that is not there is no error."""
-        if self._values.pop(prefix, None) is None:
+        if prefix not in self._values:  # its value may well be None
             return
+        del self._values[prefix]
         octets = len(prefix.network)
         levels = self._levels[octets]
         for position, (length, shift, table) in enumerate(levels):

@@ -273,6 +273,25 @@ def test_a_datastore_that_is_locked_at_start_gives_nothing_to_act_on() -> None:
     assert world.outcome.authoritative
 
 
+def test_a_datastore_that_was_locked_while_the_agent_was_away_leaves_what_the_last_good_copy_says() -> None:
+    world = Driver()
+    world.graph.on_datastore(changes(A, B, PODS, block_on("a", Z), *ON_B), False)
+    assert world.settle().outcome.desired is None, "etcd may answer at once"
+    locked = ClusterInformation(datastore_ready=False)
+    gone = [Change(key_of(value), None, 9) for value in (B, PODS, *ON_B)]
+    world.graph.on_datastore([*changes(locked, revision=9), *gone], True)
+    world.settle()
+    assert world.graph.desired is not None
+    assert "locked" in (world.graph.desired.frozen or "")
+    assert world.fib() == {Z: "blackhole"}
+    assert set(world.graph.desired.peers) == {ip(B4), ip("fd00::2")}
+    assert not world.outcome.authoritative, "inherited routes stay until the datastore is ready"
+    assert up(world, B4, X).fib() == {X: f"via {B4}", Z: "blackhole"}
+    world.graph.on_datastore(changes(ClusterInformation(datastore_ready=True), revision=10), True)
+    assert world.settle().fib() == {}, "the pool and the node are gone"
+    assert world.outcome.authoritative
+
+
 def test_what_does_not_concern_this_node_gives_no_new_desired() -> None:
     world = driver()
     assert world.outcome.desired is not None
@@ -306,6 +325,20 @@ def test_a_peer_past_its_limit_is_cut_and_named_and_the_others_go_on() -> None:
     world.graph.on_learned(ip(TOR), path(TOR, 65000, med=1), [net(flood[0])])
     world.graph.on_withdrawn(ip(TOR), [net(flood[1])])
     assert len(world.settle().fib()) == 10
+
+
+def test_a_restarted_peer_at_its_limit_may_announce_other_prefixes_before_the_stale_ones_go() -> None:
+    old, new = ([f"100.64.{i + n}.0/24" for i in range(10)] for n in (0, 5))
+    world = up(driver(bgp_peer("tor", TOR, 65000, prefix_limit=10)), TOR, asn=65000)
+    world.graph.on_learned(ip(TOR), path(TOR, 65000), [net(p) for p in old])
+    world.graph.on_peer_down(ip(TOR), 1010.0, graceful=True, reason="connection reset")
+    up(world, TOR, now=1011.0, asn=65000)
+    world.graph.on_learned(ip(TOR), path(TOR, 65000), [net(p) for p in new])
+    assert set(world.settle().fib()) == {*old, *new}
+    world.graph.on_end_of_rib(ip(TOR), 4, 1012.0)
+    assert set(world.settle().fib()) == set(new)
+    world.graph.on_learned(ip(TOR), path(TOR, 65000), [net("100.65.0.0/24")])
+    assert set(world.settle().fib()) == set(new), "the limit itself stands"
 
 
 def test_the_next_hops_of_refused_paths_are_not_looked_up() -> None:

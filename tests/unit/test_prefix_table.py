@@ -31,6 +31,14 @@ def test_it_finds_what_a_search_through_all_finds(
     assert (table.covered_by(asked) is None) == (not inside)
 
 
+def test_a_prefix_without_a_value_is_dropped_like_any_other() -> None:
+    table: PrefixTable[None] = PrefixTable()
+    table.put(Prefix.parse("10.0.0.0/8"), None)
+    table.drop(Prefix.parse("10.0.0.0/8"))
+    assert table.longest(Prefix.parse("10.1.0.0/16")) is None
+    assert len(table) == 0
+
+
 def test_the_families_do_not_mix() -> None:
     table: PrefixTable[int] = PrefixTable()
     table.put(Prefix.parse("0.0.0.0/0"), 4)
