@@ -8,8 +8,9 @@ the others must not lose their file to it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from bird_config.document import NeighborConfig, SpeakerConfig
+from bird_config.document import SHORTEST_HOLD, SMALL_MESH, NeighborConfig, SpeakerConfig
 from felix_like.model.address import Address
 from felix_like.model.bgp import Peer
 from felix_like.model.desired import Desired
@@ -30,6 +31,10 @@ def compose(desired: Desired) -> SpeakerConfig:
         neighbor = compose_neighbor(peer)
         if isinstance(neighbor, No):
             refusals.append(Refusal(_subject(peer), neighbor.reason))
+        elif len(desired.peers) > SMALL_MESH and 0 < neighbor.hold_time < SHORTEST_HOLD:
+            # The speaker would refuse the whole file, and with it every node that joins or leaves.
+            refusals.append(Refusal(_subject(peer), _too_short(neighbor.hold_time, len(desired.peers))))
+            neighbors.append(replace(neighbor, hold_time=SHORTEST_HOLD))
         else:
             neighbors.append(neighbor)
     return SpeakerConfig(
@@ -60,6 +65,14 @@ def compose_neighbor(peer: Peer) -> NeighborConfig | No:
         minimum_ttl=None if peer.ttl_security is None else 256 - peer.ttl_security,
         families=tuple(sorted(set(peer.families))),
         restart_time=peer.restart_time,
+    )
+
+
+def _too_short(hold_time: int, sessions: int) -> str:
+    return (
+        f"hold time {hold_time} s is too short with {sessions} sessions on this node: {SHORTEST_HOLD} s is "
+        f"used. Set keepaliveTime to {SHORTEST_HOLD // 3}s or more, or the agent's hold time to "
+        f"{SHORTEST_HOLD} or more"
     )
 
 

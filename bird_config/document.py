@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from felix_like.model.address import Address, Asn, IpVersion
 from felix_like.model.verdict import Refusal
 
+SMALL_MESH = 24
+"""With more neighbors than this the speaker refuses a file with a hold time below `SHORTEST_HOLD`: reading
+and deciding for all of them may take seconds, and sessions would drop for no fault of the peer."""
+SHORTEST_HOLD = 9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighborConfig:

@@ -28,6 +28,7 @@ from agent.speaker.protocol import (
 )
 from agent.speaker.rib import AdjRibIn, AdjRibOut, Interned
 from agent.speaker.settings import Batch, Negotiation, Neighbor, Update
+from bird_config.document import SHORTEST_HOLD, SMALL_MESH
 from felix_like.model.address import Address, IpVersion
 
 _logger = logging.getLogger("tortie.speaker")
@@ -35,10 +36,6 @@ _logger = logging.getLogger("tortie.speaker")
 HOLD_DOWN = 60.0
 """Seconds a peer that sent too much stays closed the first time; doubled each time after."""
 LONGEST_HOLD_DOWN = 3600.0
-SMALL_MESH = 24
-"""With more neighbors than this a hold time below `SHORTEST_HOLD` is refused: reading and deciding for
-all of them may take seconds, and sessions would drop for no fault of the peer."""
-SHORTEST_HOLD = 9
 
 
 class PeerEntry:

@@ -10,10 +10,12 @@ from exabgp.logger import log as exabgp_log
 
 from agent.speaker.adapter.configuration import parse
 from agent.speaker.conf import Reader, blocks
+from agent.speaker.session import refusal
 from agent.speaker.settings import Neighbor
 from bird_config.compose import compose
 from bird_config.render import render
 from felix_like.model.address import Asn
+from felix_like.model.bgp import PeerType
 from tests.support.neighbors import desired, peer
 
 PEERS = (
@@ -65,6 +67,20 @@ def test_a_node_that_joins_costs_one_block() -> None:
     after = reader.read(render(compose(desired(*many, peer("10.0.1.200")))))
     assert counting.parsed == 40
     assert {id(one) for one in before} <= {id(one) for one in after}, "the others are the very same"
+
+
+def test_one_short_hold_time_does_not_cost_a_large_mesh_its_file() -> None:
+    """The speaker refuses a file with one: no node could join or leave any more."""
+    tor = peer("10.9.9.9", type=PeerType.GLOBAL, resource="tor", hold_time=6)
+    few = compose(desired(tor, *(peer(f"10.0.0.{n}") for n in range(2, 25))))
+    assert ({n.hold_time for n in few.neighbors}, few.refusals) == ({6, 90}, ())
+    assert refusal(parse(render(few))) is None
+    many = compose(desired(tor, *(peer(f"10.0.0.{n}") for n in range(2, 26))))
+    assert {n.hold_time for n in many.neighbors} == {9, 90}
+    assert [r.subject for r in many.refusals] == ["BGPPeer tor"]
+    assert "9 s is used" in many.refusals[0].reason
+    assert refusal(parse(render(many))) is None
+    assert "too short" in (refusal(parse(render(many).replace("hold-time 9;", "hold-time 8;"))) or "")
 
 
 def test_a_lone_node_has_no_blocks() -> None:
