@@ -11,7 +11,7 @@ import pytest
 
 from felix_like.datastore.keys import BLOCKS, IPAM_HOSTS, RESOURCES
 from felix_like.model.address import Prefix
-from tests.support.system import System, block, block4, pinging, pod4, until, v4, v6
+from tests.support.system import System, block, block4, block6, pinging, pod4, until, v4, v6
 
 pytestmark = pytest.mark.interop
 
@@ -141,6 +141,7 @@ def system() -> Iterator[System]:
             made.node(number)
         for number, other in ((1, 9), (9, 1)):
             made.nodes[number].wait_route(block4(other), v4(other), 40)
+            made.nodes[number].wait_route(block6(other), v6(other), 40)
         yield made
 
 

@@ -392,10 +392,13 @@ class Ping:
 
 
 @contextlib.contextmanager
-def pinging(pairs: Iterable[tuple[Namespace, str, str]], least: int = 50) -> Any:
-    """Pings beside the body; not one packet may be lost, and at least so many must have been answered."""
+def pinging(pairs: Iterable[tuple[Namespace, str, str]], least: int = 20) -> Any:
+    """Pings beside the body, for a second at least; not one packet may be lost, and at least so many must
+    have been answered."""
+    end = time.monotonic() + 1
     pings = [((source, target), Ping(where, source, target)) for where, source, target in pairs]
     yield
+    time.sleep(max(0.0, end - time.monotonic()))
     for pair, ping in pings:
         answered, lost = ping.lost()
         assert not lost, f"{pair}: {len(lost)} packets lost, first {lost[:10]}, of {answered + len(lost)}"
