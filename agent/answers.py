@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agent.fair import Fair
+
 log = logging.getLogger(__name__)
 
 MODE: Final = 0o666
@@ -59,14 +61,14 @@ async def serve(
 
 
 class Clients:
-    """Those who are asking now. Making answers takes at most half of the loop's time, whoever asks."""
+    """Those who are asking now."""
 
     def __init__(self, answer: Answer, patience: float, most: int) -> None:
         self._answer = answer
         self._patience = patience
         self._most = most
         self._writers: set[asyncio.StreamWriter] = set()
-        self._turn = asyncio.Lock()
+        self._fair = Fair()
 
     def close(self) -> None:
         for writer in self._writers:
@@ -108,8 +110,7 @@ class Clients:
             return
         if not line:
             return  # gone again without a word
-        async with self._turn:
-            reply = await self._fairly(lambda: self._asked(line))
+        reply = await self._fair.make(lambda: self._asked(line))
         if isinstance(reply, Listing):
             await self._send_listing(writer, reply)
         else:
@@ -132,21 +133,12 @@ class Clients:
         entries = iter(listing.entries)
         before = f'{{"{listing.name}": ['.encode()
         while True:
-            async with self._turn:
-                texts = await self._fairly(lambda: [json.dumps(e) for e in itertools.islice(entries, _SLICE)])
+            texts = await self._fair.make(lambda: [json.dumps(e) for e in itertools.islice(entries, _SLICE)])
             if not texts:
                 break
             await self._send(writer, before + ", ".join(texts).encode())
             before = b", "
         await self._send(writer, (before if before != b", " else b"") + b"]}\n")
-
-    async def _fairly(self, make: Callable[[], Any]) -> Any:
-        """Make something, then leave the loop to the others for as long as that took."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        made = make()
-        await asyncio.sleep(clock() - began)
-        return made
 
     async def _send(self, writer: asyncio.StreamWriter, octets: bytes) -> None:
         writer.write(octets)

@@ -69,6 +69,8 @@ class Calculation:
         self._timer: asyncio.TimerHandle | None = None
         self._synced = False
         self._replayed = False
+        self.told_at = 0.0
+        """When the news came that the latest outcome answers, on `clock`."""
         self._asked: set[Address] = set()
         """Next hops whose way is being watched."""
         self._peers: frozenset[Address] = frozenset()
@@ -78,6 +80,7 @@ class Calculation:
         """Something was told to the graph: hand on what follows, once, at the end of this turn."""
         if not self._flush_due:
             self._flush_due = True
+            self.told_at = self._clock()
             asyncio.get_running_loop().call_soon(self._flush)
 
     def next_hops_changed(self, states: Mapping[Address, NextHopState]) -> None:
@@ -89,6 +92,16 @@ class Calculation:
     def synced(self) -> bool:
         """Everything we advertise has been said to the speaker at least once."""
         return self._synced
+
+    @property
+    def replayed(self) -> bool:
+        """The speaker has told everything it knows at least once."""
+        return self._replayed
+
+    @property
+    def awaited(self) -> frozenset[Address]:
+        """Peers that may still tell what they told before we started; each for a bounded time."""
+        return self._sweep[1] if self._sweep is not None else frozenset()
 
     def speaker_replayed(self) -> None:
         """The speaker has told everything it knows."""

@@ -8,6 +8,7 @@ a bug in the calculation ends the process loudly, and the kernel keeps forwardin
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import socket
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent import settings as settings_module
-from agent.answers import serve
 from agent.calculation import Calculation
 from agent.collector import collect_rarely
+from agent.doors import CONVERGENCE_BUCKETS, Doors
 from agent.follow import Follower
 from agent.keep import keep
 from agent.life import Stop, failing_callbacks, lasting
 from agent.logs import set_up_logging
+from agent.readiness import Readiness
 from agent.registration import CannotRegister, Registration
 from agent.run_dir import claimed
 from agent.secret_files import SecretFiles
@@ -32,13 +34,14 @@ from agent.settings import Settings
 from agent.settings_values import SettingsError
 from agent.sinks.kernel import KernelSink
 from agent.sinks.monitor import RouteMonitor
-from agent.sinks.mqtt import MqttSink
 from agent.sinks.nexthops import NextHopResolver
 from agent.sinks.ownership import Mark
 from agent.sinks.speaker import SpeakerLink
 from agent.sinks.speaker_conf import SpeakerConfSink
 from agent.speaker.protocol import ConfigApplied
 from agent.status import Status, own_version
+from agent.timed import Timed
+from agent.web.exposition import Histogram
 from bird_config.publish import Publisher
 from bird_config.validator import WarmValidator
 from felix_like.calc.graph import CalcGraph, OriginMode
@@ -57,6 +60,7 @@ def main() -> None:
         settings = settings_module.load(os.environ, hostname=socket.gethostname())
         set_up_logging(settings.log_level)
         collect_rarely()
+        faulthandler.enable()  # where it hung, when a watchdog ends it with SIGABRT
         with claimed(settings.run_dir):
             asyncio.run(run(settings))
     except* (SettingsError, CannotRegister, OSError) as group:
@@ -76,7 +80,11 @@ async def run(settings: Settings) -> None:
     graph = CalcGraph(settings.local_node, origin_validation=OriginMode(settings.origin_validation))
     link = SpeakerLink(settings.run_dir / "speaker.sock", lambda event: sessions.hear(event))
     next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states), mark=mark)
-    calculation = Calculation(graph, clock=time.monotonic, kernel=kernel, speaker=link, next_hops=next_hops)
+    convergence = Histogram(CONVERGENCE_BUCKETS)
+    timed = Timed(
+        kernel, told_at=lambda: calculation.told_at, clock=time.monotonic, observe=convergence.observe
+    )
+    calculation = Calculation(graph, clock=time.monotonic, kernel=timed, speaker=link, next_hops=next_hops)
     sessions = Sessions(calculation, time.monotonic)
     validator = WarmValidator()
     publisher = Publisher(settings.run_dir / "exabgp.conf", validator)
@@ -91,11 +99,6 @@ async def run(settings: Settings) -> None:
         secrets=SecretFiles(settings.secrets_dir),
         wall=time.time,
     )
-    mqtt = (
-        MqttSink(settings.broker, settings.nodename, lambda: status.status(), time.time)
-        if settings.broker is not None
-        else None
-    )
     status = Status(
         node=settings.nodename,
         started=time.time(),
@@ -107,8 +110,10 @@ async def run(settings: Settings) -> None:
         kernel=kernel,
         link=link,
         conf=conf,
-        own=lambda: (*registration.refusals(), *complaints(troubles), *(mqtt.refusals() if mqtt else ())),
+        own=lambda: (*registration.refusals(), *complaints(troubles), *doors.refusals()),
     )
+    readiness = Readiness(calculation, up=sessions.is_up, pending=status.pending_routes, clock=time.monotonic)
+    doors = Doors(settings, status, readiness, convergence)
     log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
     next_hops.start()
     try:
@@ -122,16 +127,16 @@ async def run(settings: Settings) -> None:
                 "last good snapshot": follower.save(),
                 "passwords": follower.watch_secrets(),
                 "speaker link": link.run(),
-                kernel.name: keep(kernel, tell=troubles.__setitem__),
+                kernel.name: keep(timed, tell=troubles.__setitem__),
                 conf.name: keep(conf, tell=troubles.__setitem__),
-                "agent.sock": serve(settings.run_dir / "agent.sock", status.answer),
-                **({mqtt.name: mqtt.run()} if mqtt else {}),
+                **doors.work(),
             }.items():
                 tasks.append(group.create_task(lasting(work, name), name=name))
             stop.on_signals(tasks)
     finally:
         log.info("tortie-agent stops; routes and sessions stay")
         stop.hurry()
+        doors.close()
         await client.close()
         await validator.close()
         kernel.close()

@@ -45,6 +45,10 @@ class Sessions:
         """The session as last heard; None before the speaker knew the peer."""
         return self._states.get(peer)
 
+    def is_up(self, peer: Address) -> bool:
+        """Whether the session is established, as last heard."""
+        return peer in self._up
+
     def refusals(self, names: Callable[[Address], str]) -> list[Refusal]:
         """What peers did that was not accepted, while it lasts."""
         return [Refusal(f"peer {names(peer)} ({peer})", text) for (peer, _), text in self._notices.items()]

@@ -19,6 +19,7 @@ from agent.settings_values import (
     OriginValidation,
     SettingsError,
     address_setting,
+    listen_address,
     log_level,
     origin_validation,
     router_id,
@@ -78,6 +79,8 @@ TABLE = (
     Setting("TORTIE_HOLD_TIME", "90",
             f"Seconds offered in OPEN: 0 (no KEEPALIVE) or {LEAST_HOLD_TIME} and more."),
     Setting("TORTIE_ROUTE_PRIORITY", str(DEFAULT_ROUTE_PRIORITY), "Metric of our kernel routes."),
+    Setting("TORTIE_HEALTH_ADDRESS", "127.0.0.1:9099", "Where /healthz, /readyz and /metrics are served: "
+            "`ADDRESS:PORT`, `[ADDRESS]:PORT`, or `none`. Whoever reaches it may read."),
     Setting("TORTIE_CLUSTER", DEFAULT_CLUSTER, "The cluster's name in telemetry, where several share a "
             "broker."),
     Setting("TORTIE_MQTT_URL", "", "Broker to tell the node's status: `mqtt://HOST:PORT`, "
@@ -139,6 +142,8 @@ class Settings:
     prefix_limit: int = 50_000
     hold_time: int = 90
     route_priority: int = DEFAULT_ROUTE_PRIORITY
+    health_address: tuple[str, int] | None = ("127.0.0.1", 9099)
+    """None: no health endpoint."""
     broker: Broker | None = None
     """None: no telemetry over MQTT."""
     not_used: tuple[str, ...] = ()
@@ -185,6 +190,7 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
         prefix_limit=whole_number("TORTIE_PREFIX_LIMIT", text("TORTIE_PREFIX_LIMIT"), 1, 10_000_000),
         hold_time=_hold_time(text("TORTIE_HOLD_TIME")),
         route_priority=whole_number("TORTIE_ROUTE_PRIORITY", text("TORTIE_ROUTE_PRIORITY"), 1, 0xFFFF_FFFF),
+        health_address=listen_address("TORTIE_HEALTH_ADDRESS", text("TORTIE_HEALTH_ADDRESS")),
         broker=_broker(text),
         not_used=_not_used(values, from_file),
     )

@@ -77,6 +77,25 @@ def address_setting(name: str, text: str, version: IpVersion) -> AddressSetting:
     return Fixed(address, network.length if slash else None)
 
 
+def listen_address(name: str, text: str) -> tuple[str, int] | None:
+    """Host and TCP port; None for `none`."""
+    if text.lower() == "none":
+        return None
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = Address.parse(host[1:-1] if bracketed else host)
+    except ValueError:
+        address = None
+    good = address is not None and colon and bracketed == (address.version == 6)
+    if not good or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise SettingsError(
+            f"{name}: {quoted(text)} is not an address to listen on; use one such as 127.0.0.1:9099, "
+            "0.0.0.0:9099, [::1]:9099 or none"
+        )
+    return str(address), int(port)
+
+
 def router_id(name: str, text: str) -> str | None:
     """None: nothing was set."""
     if not text or text == "hash":

@@ -77,6 +77,20 @@ class Status:
             "refusals": [{"subject": r.subject, "reason": r.reason} for r in self.refusals()],
         }
 
+    def sentence(self) -> str:
+        """The node in one line, for service managers."""
+        peers, kernel = self._peers(), self.kernel.status()
+        up = sum(self.sessions.is_up(peer.address) for peer in peers)
+        return (
+            f"etcd: {self._datastore()['state']}; {up} of {len(peers)} sessions established; "
+            f"{kernel.installed} of {kernel.wanted} routes in the kernel"
+        )
+
+    def pending_routes(self) -> int:
+        """Wanted kernel routes that were neither installed nor refused yet."""
+        kernel = self.kernel.status()
+        return kernel.wanted - kernel.installed - len(kernel.failed) - len(kernel.conflicts)
+
     def refusals(self) -> list[Refusal]:
         """Every no, each once."""
         every = [

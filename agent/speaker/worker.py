@@ -30,7 +30,9 @@ from agent.speaker.listen import Listeners
 from agent.speaker.protocol import VERSION, Command, ConfigApplied, Hello, Reload
 from agent.speaker.session import PeerEntry, PeerTable, refusal
 from agent.speaker.settings import ConfError
+from agent.systemd import Notifier, keep_told
 from felix_like.model.address import Address
+from felix_like.model.verdict import Yes
 
 _logger = logging.getLogger("tortie.speaker")
 MAX_CONF = 16 << 20
@@ -70,13 +72,24 @@ class Speaker:
             _logger.info("%s is not there yet: waiting for the agent", self._config)
         self._absent()
         ticker = self._loop.create_task(self._tick(), name="tick")
+        notifier = Notifier(os.environ)
+        teller = self._loop.create_task(
+            keep_told(notifier, ready=Yes, sentence=self._sentence), name="service manager"
+        )
         try:
             await self.done.wait()
             await asyncio.sleep(self._farewell)
         finally:
+            notifier.say(STOPPING="1")
             ticker.cancel()
+            teller.cancel()
             self._agents.close()
             self._listeners.close()
+
+    def _sentence(self) -> str:
+        peers = self._table.peers.values()
+        up = sum(peer.negotiation is not None for peer in peers)
+        return f"{up} of {len(peers)} sessions established; {'no agent' if self._paused else 'at work'}"
 
     def stop(self, cease: bool) -> None:
         """End the process; without Cease, peers keep our routes over a restart."""

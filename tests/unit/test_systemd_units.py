@@ -65,6 +65,15 @@ def test_it_has_the_capabilities_it_needs_and_few_more(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
+def test_it_says_when_it_has_started_and_that_it_is_alive(name: str) -> None:
+    settings = unit(name)
+    assert settings["Type"] == ["notify"]
+    assert int(settings["WatchdogSec"][0]) >= 10, "a turn of the loop may take seconds with a full table"
+    assert "NotifyAccess" not in settings, "only the process itself is believed"
+    assert not settings["ExecStart"][0].startswith(("/bin/sh", "sh ")), "a shell would be the main process"
+
+
+@pytest.mark.parametrize("name", UNITS)
 def test_it_starts_a_command_we_install(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert unit(name)["ExecStart"][0].split()[-1] in scripts
