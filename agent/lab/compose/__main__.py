@@ -21,29 +21,28 @@ def main(argv: list[str] | None = None) -> int:
         engine = Engine.here()
         if arguments.word == "down":
             engine.down()
+            print("the lab is gone; its images stay")
             return 0
-        world = World(engine)
+        if arguments.build:
+            with step("images tortie:dev and tortie-lab:dev"):
+                engine.build()
+        if arguments.word == "build":
+            return 0
         if arguments.word == "up":
-            _up(world, build=arguments.build)
-        prove(world)
-        return play(world, arguments.only) if arguments.word == "faults" or arguments.faults else 0
+            with step("containers: etcd, broker, ToR router, 3 machines, each with agent and speaker"):
+                engine.up()
+        world = World(engine)
+        prove(world, arguments.patience)
+        return play(world, arguments.only) if arguments.faults else 0
     except LabError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
 
 
-def _up(world: World, build: bool) -> None:
-    if build:
-        with step("images tortie:dev and tortie-lab:dev"):
-            world.engine.build()
-    with step("containers: etcd, ToR router, 3 machines, each with agent and speaker"):
-        world.engine.up()
-
-
-def prove(world: World) -> None:
+def prove(world: World, seconds: float) -> None:
     """Wait until all is whole, and ping. Raises LabError."""
-    with step("sessions, kernel routes, ECMP at the ToR router") as current:
-        took = world.wait(world.wrong, UP_SECONDS)
+    with step("sessions, kernel routes, ECMP at the ToR router, statuses at the broker") as current:
+        took = world.wait(world.wrong, seconds)
         hops = world.ecmp(4) | world.ecmp(6)
         current.result = (
             f"whole after {took:.1f} s, {len(hops)} blocks by {min(hops.values())} next hops each"
@@ -77,17 +76,24 @@ def play(world: World, only: str | None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m agent.lab.compose", description=__doc__)
+    parser.set_defaults(build=False, faults=False)
     words = parser.add_subparsers(dest="word", required=True)
+    build = words.add_parser("build", help="build the images tortie:dev and tortie-lab:dev")
+    build.set_defaults(build=True)
     up = words.add_parser("up", help="build the images, start the lab, prove it")
     up.add_argument("--no-build", dest="build", action="store_false", help="the images are there")
     up.add_argument("--faults", action="store_true", help="then run the fault kit")
+    up.set_defaults(build=True)
     check = words.add_parser("check", help="prove a lab that runs")
     broken = words.add_parser("faults", help="run the fault kit against a lab that runs")
+    broken.set_defaults(faults=True)
     words.add_parser("down", help="remove containers, network and volumes")
     for word in (up, broken):
         word.add_argument("--only", metavar="TEXT", help="faults whose name has this text")
-    check.set_defaults(faults=False, only=None)
-    broken.set_defaults(faults=True)
+    for word in (up, check, broken):
+        word.add_argument(
+            "--patience", type=float, default=UP_SECONDS, metavar="SECONDS", help="until it must be whole"
+        )
     return parser.parse_args(argv)
 
 

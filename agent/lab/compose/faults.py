@@ -92,11 +92,13 @@ def partition(world: World) -> Outcome:
                 lambda: list(_routes_via(world, "node-3", ["node-1", "node-2"])), NOTICE_SECONDS
             )
             inside = world.look(["node-3"])["node-3"].status["datastore"]["state"]
+            will = world.broker().get("node-3")
         finally:
             world.engine.plug_in("node-3", cut.ipv4, cut.ipv6)
         took = world.wait(world.wrong, WHOLE_SECONDS)
-    good = bystander.lost == 0 and victim.lost > 0
-    seen = f"routes gone after {noticed:.1f} s, node-3 says '{inside}', whole {took:.1f} s after; "
+    good = bystander.lost == 0 and victim.lost > 0 and will == "gone" and inside != "in-sync"
+    seen = f"routes gone after {noticed:.1f} s, node-3 says '{inside}', the broker says '{will}', "
+    seen += f"whole {took:.1f} s after; "
     return Outcome(good, f"{seen}{bystander}, {victim}")
 
 
@@ -110,6 +112,20 @@ def datastore_stops(world: World) -> Outcome:
             world.engine.act("start", "etcd")
         took = world.wait(world.wrong, WHOLE_SECONDS)
     return _unfelt(streams, f"every agent said so after {said:.1f} s, whole {took:.1f} s after")
+
+
+def broker_stops(world: World) -> Outcome:
+    with world.pings(*BETWEEN) as streams:
+        world.engine.act("kill", "broker")
+        try:
+            world.sleep(PAUSE_SECONDS)
+            fine = not [phrase for look in world.look().values() for phrase in look.wrong()]
+        finally:
+            world.engine.act("start", "broker")
+        took = world.wait(world.wrong, WHOLE_SECONDS)
+    return _unfelt(
+        streams, f"all {'whole' if fine else 'NOT whole'} meanwhile, told anew after {took:.1f} s", fine
+    )
 
 
 def router_restarts(world: World) -> Outcome:
@@ -140,15 +156,16 @@ KIT = (
     Fault("pause an agent", "it does not answer meanwhile; no ping lost", agent_hangs),
     Fault(
         "pause a speaker",
-        f"its node is reached until peers drop its routes, at the latest {SILENCE}, and again when it goes on",
+        f"its node is reached until its routes go, at the latest {SILENCE}, and again afterwards",
         speaker_hangs,
     ),
     Fault(
         "partition a node",
-        f"its routes go at the latest {SILENCE} and come back; nobody else loses a ping",
+        f"its routes go at the latest {SILENCE}, its last will is told; no other ping is lost",
         partition,
     ),
     Fault("kill etcd", "every agent says so; no ping lost, nothing withdrawn", datastore_stops),
+    Fault("kill the broker", "nobody cares, and every status is told anew", broker_stops),
     Fault("restart the router", "the way out comes back; between pods no ping lost", router_restarts),
     Fault("reboot a machine", "new pods there are reachable; nobody else loses a ping", machine_reboots),
 )

@@ -15,6 +15,9 @@ from agent.lab.compose.engine import Engine
 from agent.lab.compose.plan import OUTSIDE, OUTSIDE_PREFIX, TOR, node_names, planned
 from agent.lab.plan import LabError
 
+_LISTEN = f"mosquitto_sub -t 'tortie/v1/default/+/status' --retained-only -C {len(node_names())} -W 2"
+"""Ends with the last node's status, or after 2 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -105,7 +108,7 @@ class World:
         """What is not whole, in all nodes, and at the ToR router."""
         try:
             found = [phrase for look in self.look().values() for phrase in look.wrong()]
-            return found or [f"ToR router: {text}" for text in self._tor()]
+            return found or [*self._tor(), *self._untold()]
         except LabError as error:
             return [str(error)]
 
@@ -114,7 +117,19 @@ class World:
         for version in (4, 6):
             hops = self.ecmp(version)
             if len(hops) < len(node_names()) or set(hops.values()) != {len(node_names())}:
-                yield f"IPv{version} blocks have {sorted(hops.values())} next hops"
+                yield f"ToR router: IPv{version} blocks have {sorted(hops.values())} next hops"
+
+    def _untold(self) -> Iterator[str]:
+        said = self.broker()
+        for name in node_names():
+            if said.get(name) != "running":
+                yield f"broker: {name} is {said.get(name, 'unheard of')}"
+
+    def broker(self) -> dict[str, str]:
+        """Node -> what the broker's retained status says: running, stopped or gone."""
+        text = self.engine.execute("broker", "sh", "-c", f"{_LISTEN} || test $? = 27  # nothing more to hear")
+        statuses = map(json.loads, text.splitlines())
+        return {status["node"]: status["state"] for status in statuses}
 
     def ecmp(self, version: int) -> dict[str, int]:
         """Prefix -> number of next hops in the ToR router's kernel."""
