@@ -14,6 +14,12 @@ BLOCK_SIZES: dict[IpVersion, range] = {4: range(20, 33), 6: range(116, 129)}
 """Prefix lengths Calico allows for blocks (api/pkg/apis/projectcalico/v3/ippool.go)."""
 
 
+NO_TUNNELS = (
+    "its ipipMode or vxlanMode has no effect: packets are routed without a tunnel, which needs a network "
+    "between the nodes that lets pods' addresses pass. Set both to Never to say that it does"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Pools:
     """Pools that do not overlap, and why the others were left out. Make it with `pools`."""
@@ -84,6 +90,8 @@ def pools(every: Iterable[IPPool]) -> Pools:
         winner = next((other for other in accepted if other.cidr.overlaps(pool.cidr)), None)
         if winner is None:
             accepted.append(pool)
+            if (pool.ipip_mode, pool.vxlan_mode) != ("Never", "Never"):
+                refusals.append(Refusal(subject, NO_TUNNELS))
             continue
         overlapping.append(pool)
         refusals.append(

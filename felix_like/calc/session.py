@@ -126,6 +126,8 @@ def peer_terms(resource: BgpPeer, own: Own, secrets: Secrets) -> tuple[Terms | N
     notes: list[str] = []
     hold = _hold_time(own.local, resource.keepalive_time, notes)
     restart = _restart_time(resource.max_restart_time, "maxRestartTime", notes)
+    if resource.ignored:
+        notes.append(f"{' and '.join(resource.ignored)}: not supported, so without effect")
     mode = resource.next_hop_mode
     if mode not in NEXT_HOP_MODES:
         notes.append(f"nextHopMode {mode[:32]!a} is unknown, Auto is used; use Auto, Self or Keep")

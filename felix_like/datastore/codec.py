@@ -173,6 +173,15 @@ def _bgp_peer(key: Key, value: bytes) -> BgpPeer:
         reverse_peering=fields.choice("spec.reversePeering", spec.reversePeering, ("Auto", "Manual")),
         accepts_pool_routes=fields.pool_routes(annotations),
         prefix_limit=fields.prefix_limit(annotations),
+        ignored=tuple(
+            field
+            for field, is_set in (
+                ("filters", spec.filters),
+                ("reachableBy", spec.reachableBy),
+                ("sourceAddress None", spec.sourceAddress == "None"),
+            )
+            if is_set
+        ),
     )
 
 

@@ -112,6 +112,8 @@ class BgpPeerSpec(Shape):
     keepaliveTime: str | None = None
     ttlSecurity: int | None = None
     numAllowedLocalASNumbers: int | None = None
+    filters: list[str] | None = None
+    reachableBy: str | None = None
     reversePeering: str | None = None
 
 

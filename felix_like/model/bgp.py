@@ -70,6 +70,8 @@ class BgpPeer:
     """Annotation `tortie/pool-routes: accept`: this outside peer may announce prefixes inside pools."""
     prefix_limit: int | None = None
     """Annotation `tortie/prefix-limit: "1000"`: at most so many prefixes from this peer."""
+    ignored: tuple[str, ...] = ()
+    """Fields that are set and that nothing here acts on: to be said, or an operator would rely on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,18 @@ def test_overlapping_pools_are_chosen_alike_in_every_order():
         assert sorted(refusal.subject for refusal in chosen.refusals) == ["IPPool inner", "IPPool wide"]
 
 
+def test_a_pool_that_asks_for_a_tunnel_counts_and_says_that_it_gets_none():
+    asks = [
+        pool("plain", "10.1.0.0/16"),
+        pool("ipip", "10.2.0.0/16", ipip_mode="Always"),
+        pool("vxlan", "10.3.0.0/16", vxlan_mode="CrossSubnet"),
+    ]
+    chosen = pools(asks)
+    assert names(chosen.accepted) == ["plain", "ipip", "vxlan"]
+    assert [refusal.subject for refusal in chosen.refusals] == ["IPPool ipip", "IPPool vxlan"]
+    assert all("without a tunnel" in refusal.reason for refusal in chosen.refusals)
+
+
 def test_where_prefixes_lie():
     chosen = pools([pool("a", "10.1.0.0/16"), pool("b", "fd00::/64", disable_bgp_export=True)])
     a, b = chosen.accepted

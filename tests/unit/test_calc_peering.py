@@ -47,6 +47,12 @@ def test_addresses_are_compared_as_text_to_find_the_passive_side():
     assert (at_a.passive, at_b.passive) == (False, True), '"10.0.0.9" > "10.0.0.10"'
 
 
+def test_a_field_without_effect_is_said_and_the_session_is_made():
+    answer = desired(A, bgp_peer("tor", "10.9.9.9", 65001, ignored=("filters", "reachableBy")))
+    assert len(answer.peers) == 1
+    assert sentences(answer) == ["BGPPeer tor: filters and reachableBy: not supported, so without effect"]
+
+
 @pytest.mark.parametrize(
     ("hold", "keepalive", "expected", "said"),
     [

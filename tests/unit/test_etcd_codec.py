@@ -213,6 +213,13 @@ def test_peer_addresses_that_are_none(text: str) -> None:
     malformed(resource("BGPPeer", {"peerIP": text}), "peerIP")
 
 
+def test_fields_of_a_bgp_peer_that_have_no_effect_are_named() -> None:
+    spec: dict[str, Any] = {"peerIP": "10.0.0.1", "asNumber": 64600}
+    assert resource("BGPPeer", spec | {"filters": [], "sourceAddress": "UseNodeIP"}).ignored == ()
+    spec |= {"filters": ["no-default"], "reachableBy": "10.0.0.254", "sourceAddress": "None"}
+    assert resource("BGPPeer", spec).ignored == ("filters", "reachableBy", "sourceAddress None")
+
+
 def test_bgp_peer_options() -> None:
     notes = {"tortie/pool-routes": "accept", "tortie/prefix-limit": "1000"}
     spec: dict[str, Any] = {"nodeSelector": "rack == 'r1'", "peerIP": "10.0.0.1", "asNumber": "64600"}
