@@ -127,8 +127,8 @@ class Follower:
             await asyncio.sleep(SAVE_DELAY)
             self._changed.clear()
             known = self._informer.known if self._informer is not None else None
-            if known is None:
-                continue
+            if known is None or self._calculation.graph.frozen is not None:
+                continue  # what is locked may be half a migration: the state before it is the good one
             try:
                 await asyncio.to_thread(self._save, known)
                 failure = ""

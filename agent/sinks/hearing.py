@@ -30,6 +30,8 @@ class Account:
     """Keys to compare and write in the next turn."""
     repairing: set[RouteKey] = field(default_factory=set)
     """Wanted keys that were there and are not any more."""
+    interfaces: set[int] = field(default_factory=set)
+    """Interface indexes that wanted routes use, or used since the tables were last read back."""
 
 
 class Hearing:
@@ -153,12 +155,8 @@ class Hearing:
         if self._link_timer is not None:
             return
         lost = event.gone or (isinstance(event, LinkSeen) and not event.up)
-        if self._uses(event.ifindex) if lost else self._account.troubles.by_key:
+        if event.ifindex in self._account.interfaces if lost else self._account.troubles.by_key:
             self._link_timer = asyncio.get_running_loop().call_later(LINK_DELAY, self._links_changed)
-
-    def _uses(self, ifindex: int) -> bool:
-        wanted = self._account.wanted.values()
-        return any(hop.ifindex == ifindex for route in wanted for hop in route.next_hops)
 
     def _links_changed(self) -> None:
         self._link_timer = None

@@ -86,6 +86,7 @@ class KernelSink:
         Raises ValueError for a key that we would not know again as ours (see `Mark`).
         """
         wanted, inherited, dirty = self._wanted, self._ledger.inherited, self._account.dirty
+        interfaces = self._account.interfaces
         for key, route in changes.items():
             if route is None:
                 self._unwant(key)
@@ -97,6 +98,7 @@ class KernelSink:
                 if hops != route.next_hops:
                     route = Route(key, route.kind, route.protocol, hops)
             wanted[key] = route
+            interfaces.update(hop.ifindex for hop in route.next_hops)
             inherited.discard(key)
             dirty.add(key)
         if dirty:
@@ -201,6 +203,7 @@ class KernelSink:
         account.repairing.update(key for key in differing if key in known and key in self._wanted)
         account.dirty |= differing
         hearing.distrust()
+        account.interfaces = {hop.ifindex for route in self._wanted.values() for hop in route.next_hops}
         self._read_at = self._clock()
         self._troubles.forget_old(self._read_at)
         hearing.release()

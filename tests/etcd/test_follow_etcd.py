@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.calculation import Calculation
-from agent.follow import Follower
+from agent.follow import SAVE_DELAY, Follower
 from agent.secret_files import SecretFiles
 from felix_like.datastore.client import Client, Put
 from felix_like.datastore.config import EtcdConfig
@@ -175,6 +175,27 @@ async def test_the_next_life_starts_from_the_disk_when_etcd_is_gone(
         member.start()
         await eventually(lambda: second.state == "in-sync")
         assert second.peers == {"192.0.2.2"}
+
+
+async def test_a_locked_datastore_is_not_remembered_and_the_state_before_it_counts_in_the_next_life(
+    member: EtcdMember, tmp_path: Path
+) -> None:
+    await write(member, *NODES)
+    first = World(member.endpoint, tmp_path)
+    async with first.running():
+        await eventually(first.file.exists)
+        good = first.file.read_bytes()
+        await write(member, put("ClusterInformation", "default", datastoreReady=False))
+        await eventually(lambda: first.calculation.graph.frozen is not None)
+        await asyncio.sleep(SAVE_DELAY + 0.5)
+        assert first.file.read_bytes() == good
+    second = World(member.endpoint, tmp_path)
+    async with second.running():
+        await eventually(lambda: second.state == "in-sync")
+        assert second.peers == {"192.0.2.2"}
+        assert second.calculation.graph.frozen is not None
+        await write(member, put("ClusterInformation", "default", datastoreReady=True))
+        await eventually(lambda: second.file.read_bytes() != good)
 
 
 async def test_a_following_agent_keeps_what_it_knows_while_etcd_is_away(
