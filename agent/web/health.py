@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -54,7 +55,8 @@ class Health:
                 try:
                     listener = await http.listen(*self._address, self.respond)
                 except OSError as error:
-                    self._say(error.strerror or str(error))
+                    # asyncio puts the address into strerror; the errno's own words are enough.
+                    self._say(os.strerror(error.errno) if error.errno else str(error))
                     await asyncio.sleep(retry * random.uniform(0.8, 1.2))
             self._refusal = None
             self.port = listener.port

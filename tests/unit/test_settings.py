@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_table(nowhere: dict[str, str]) -> None:
     assert str(got.hold_time) == default["TORTIE_HOLD_TIME"]
     assert str(got.prefix_limit) == default["TORTIE_PREFIX_LIMIT"]
     assert str(got.route_priority) == default["TORTIE_ROUTE_PRIORITY"]
+    assert "{}:{}".format(*got.health_address or ()) == default["TORTIE_HEALTH_ADDRESS"]
     assert got.not_used == ()
     assert got.local_node == LocalNode(name="host-1")
 
@@ -83,6 +84,20 @@ def test_everything_set(nowhere: dict[str, str]) -> None:
     assert got.local_node == LocalNode(
         name="Node.1", router_id="hash", prefix_limit=10, hold_time=0, route_priority=50
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+        ("[::]:9099", ("::", 9099)),
+        ("[FD00::1]:65535", ("fd00::1", 65535)),
+        ("none", None),
+        ("None", None),
+    ],
+)
+def test_where_health_is_served(nowhere: dict[str, str], text: str, address: tuple[str, int] | None) -> None:
+    assert read(nowhere | {"TORTIE_HEALTH_ADDRESS": text}).health_address == address
 
 
 WRONG = [
@@ -133,6 +148,17 @@ WRONG = [
     ("TORTIE_HOLD_TIME", "-1"),
     ("TORTIE_HOLD_TIME", "٣٠"),
     ("TORTIE_ROUTE_PRIORITY", "0"),
+    ("TORTIE_HEALTH_ADDRESS", "9099"),
+    ("TORTIE_HEALTH_ADDRESS", ":9099"),
+    ("TORTIE_HEALTH_ADDRESS", "localhost:9099"),
+    ("TORTIE_HEALTH_ADDRESS", "127.0.0.1"),
+    ("TORTIE_HEALTH_ADDRESS", "127.0.0.1:"),
+    ("TORTIE_HEALTH_ADDRESS", "127.0.0.1:0"),
+    ("TORTIE_HEALTH_ADDRESS", "127.0.0.1:65536"),
+    ("TORTIE_HEALTH_ADDRESS", "127.0.0.1:http"),
+    ("TORTIE_HEALTH_ADDRESS", "::1:9099"),
+    ("TORTIE_HEALTH_ADDRESS", "[127.0.0.1]:9099"),
+    ("TORTIE_HEALTH_ADDRESS", "off"),
     ("TORTIE_CONFIG_FILE", "/nonexistent/tortie.conf"),
 ]
 
