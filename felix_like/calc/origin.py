@@ -97,9 +97,11 @@ class Validator:
         if taken := self._takes_a_node(prefix):
             return taken
         pool = self._ownership.pools.match(prefix)
+        service = self._ownership.services.longest(prefix)
+        # A range for load balancers is a pool as well (allowedUses LoadBalancer), and every node announces it.
+        if service is not None and (pool is None or service.length >= pool.cidr.length):
+            return announcer if isinstance(announcer, Origin) else _SERVICE
         if pool is None:
-            if self._ownership.services.longest(prefix) is not None:
-                return announcer if isinstance(announcer, Origin) else _SERVICE
             return self._outside(prefix, source)
         if isinstance(announcer, Origin):
             return announcer

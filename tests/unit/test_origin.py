@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from felix_like.calc.origin import OriginMode, Validator
-from felix_like.calc.ownership import Ownership, hashed_router_id
+from felix_like.calc.cluster import hashed_router_id
+from felix_like.calc.ownership import Ownership
 from felix_like.calc.snapshot import Change, Snapshot
 from felix_like.model.bgp import Peer, PeerType
 from felix_like.model.block import AffinityState
@@ -25,7 +26,9 @@ STORE = (
     node("twin-2", "192.0.2.50/24"),
     pool("pods", "10.1.0.0/16"),
     pool("pods6", "fd00:10::/64"),
-    configuration(service_cidrs=(net("10.96.0.0/12"),)),
+    pool("balancers", "198.51.100.0/24", allowed_uses=("LoadBalancer",)),
+    configuration(service_cidrs=(net("10.96.0.0/12"), net("198.51.100.0/24"), net("10.0.0.0/8"))),
+    block("198.51.100.0/26", None),
     block("10.1.0.0/26", "b", {"10.1.0.7": "c"}),
     block("10.1.0.64/26", "a"),
     block("10.1.0.128/26", None, {"10.1.0.130": "c"}),
@@ -99,10 +102,12 @@ HASH_B = hashed_router_id("b")
         (NODE_C, path(C4), "192.0.2.0/25", "the traffic of node a's own address 192.0.2.1"),
         (NODE_C, path(C4), "192.0.2.0/24", "invalid: node c announces what is outside"),
         (NODE_C, path(C4), "fd00::/65", "the traffic of node a's own address fd00::1"),
-        (NODE_C, path(C4), "10.0.0.0/8", "announces more than the whole IPPool pods (10.1.0.0/16)"),
+        (NODE_C, path(C4), "10.0.0.0/7", "announces more than the whole IPPool pods (10.1.0.0/16)"),
         (NODE_C, path(C4), "10.1.0.0/16", "invalid: c announces more than a block (/26) of IPPool pods"),
         (NODE_C, path(C4), "10.96.0.10/32", "valid: inside a service range"),
         (NODE_C, path("192.0.2.99"), "10.96.0.10/32", "unknown: its next hop"),
+        (NODE_C, path(C4), "198.51.100.0/24", "valid: inside a service range"),  # a pool of load balancers, too
+        (NODE_C, path(C4), "198.51.100.7/32", "valid: inside a service range"),
         (NODE_C, path(C4), "172.16.0.0/12", "invalid: node c announces what is outside every pool"),
         # From outside.
         (OUT, path(TOR, 65000), "0.0.0.0/0", "valid: outside every pool"),
