@@ -56,6 +56,7 @@ def engine() -> Iterator[ContainerEngine]:
         made.close()
     assert machine() == before
     assert not made.folder.exists()
+    assert not made.control_groups()
     assert not list(Path("/run/netns").glob(f"{made.namespace}*"))
 
 

@@ -114,14 +114,23 @@ class ContainerEngine:
         self._stop()
         if (Path("/run/netns") / self.namespace).exists():
             subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+        for group in self.control_groups():
+            group.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def control_groups(self) -> list[Path]:
+        """Empty ones that it leaves, in every hierarchy (version 1) or the only one; deepest first."""
+        top = Path("/sys/fs/cgroup")
+        tops = [*top.glob(self.namespace), *top.glob(f"*/{self.namespace}")]
+        return [Path(path) for made in tops for path, _, _ in os.walk(made, topdown=False)]
 
     def _start(self, prefix: list[str], *arguments: str) -> None:
         log = (self.folder / "engine.log").open("ab")
         self._daemon = subprocess.Popen(
             [
                 *prefix, "dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
-                f"--host=unix://{self.folder}/d.sock", f"--pidfile={self.folder}/d.pid", *arguments,
+                f"--host=unix://{self.folder}/d.sock", f"--pidfile={self.folder}/d.pid",
+                "--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.namespace}", *arguments,
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
