@@ -59,8 +59,10 @@ class Validator:
             return lambda _: _OFF
         if source.peer is None:
             return lambda _: NOT_JUDGED
-        if source.peer.remote_node is None:
-            return self._external(source, attributes)
+        if source.peer.remote_node is None and not self._ownership.owners(source.address):
+            return self._external(
+                source, attributes
+            )  # else two nodes say it is theirs: no stranger either way
         announcer = self.announcer(source, attributes)
         return lambda prefix: self._from_node(prefix, source, announcer)
 
@@ -98,7 +100,7 @@ class Validator:
             return taken
         pool = self._ownership.pools.match(prefix)
         service = self._ownership.services.longest(prefix)
-        # A range for load balancers is a pool as well (allowedUses LoadBalancer), and every node announces it.
+        # A range for load balancers is a pool as well (allowedUses LoadBalancer); every node announces it.
         if service is not None and (pool is None or service.length >= pool.cidr.length):
             return announcer if isinstance(announcer, Origin) else _SERVICE
         if pool is None:

@@ -175,10 +175,6 @@ def _named_peer(resource: BgpPeer, address: Address, own: Own, kind: PeerType) -
             return None
         why = verdict.reason if isinstance(verdict, No) else "no node peers with itself"
         return No(f"{address} is this node's own address: {why}")
-    if len(names := own.cluster.owners.get(address, ())) > 1:
-        # A session of a node is judged by what that node holds, one of a stranger is not.
-        both = " and ".join(names[:3])
-        return No(f"nodes {both} say that {address} is theirs: nobody can tell which. Correct one of them")
     asn: Asn | None = resource.asn
     if asn is None:
         if node is None:

@@ -47,18 +47,6 @@ def test_addresses_are_compared_as_text_to_find_the_passive_side():
     assert (at_a.passive, at_b.passive) == (False, True), '"10.0.0.9" > "10.0.0.10"'
 
 
-def test_a_bgppeer_at_an_address_of_two_nodes_is_refused_and_not_taken_for_a_stranger():
-    twins = [node("t1", "10.0.0.50"), node("t2", "10.0.0.50")]
-    answer = desired(A, *twins, bgp_peer("p", "10.0.0.50", 64512))
-    assert answer.peers == {}
-    assert any(
-        said.startswith("BGPPeer p: nodes t1 and t2 say that 10.0.0.50 is theirs")
-        for said in sentences(answer)
-    )
-    (one,) = desired(A, twins[0], bgp_peer("p", "10.0.0.50", 64512)).peers.values()
-    assert one.remote_node == "t1"
-
-
 def test_a_field_without_effect_is_said_and_the_session_is_made():
     answer = desired(A, bgp_peer("tor", "10.9.9.9", 65001, ignored=("filters", "reachableBy")))
     assert len(answer.peers) == 1

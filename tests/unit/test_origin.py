@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from felix_like.calc.origin import OriginMode, Validator
 from felix_like.calc.cluster import hashed_router_id
+from felix_like.calc.origin import OriginMode, Validator
 from felix_like.calc.ownership import Ownership
 from felix_like.calc.snapshot import Change, Snapshot
 from felix_like.model.bgp import Peer, PeerType
@@ -65,6 +65,7 @@ def peer(address: str, remote_node: str | None = None, asn: int = 64512, **more:
 
 
 NODE_B, NODE_C, OUT = peer(B4, "b"), peer(C4, "c"), peer(TOR, asn=65000)
+TWINS = peer("192.0.2.50", accepts_pool_routes=True)
 TRUSTED = peer(TOR, asn=65000, accepts_pool_routes=True)
 HASH_B = hashed_router_id("b")
 
@@ -106,9 +107,13 @@ HASH_B = hashed_router_id("b")
         (NODE_C, path(C4), "10.1.0.0/16", "invalid: c announces more than a block (/26) of IPPool pods"),
         (NODE_C, path(C4), "10.96.0.10/32", "valid: inside a service range"),
         (NODE_C, path("192.0.2.99"), "10.96.0.10/32", "unknown: its next hop"),
-        (NODE_C, path(C4), "198.51.100.0/24", "valid: inside a service range"),  # a pool of load balancers, too
+        (NODE_C, path(C4), "198.51.100.0/24", "valid: inside a service range"),  # a pool, too
         (NODE_C, path(C4), "198.51.100.7/32", "valid: inside a service range"),
         (NODE_C, path(C4), "172.16.0.0/12", "invalid: node c announces what is outside every pool"),
+        # A BGPPeer at an address of two nodes: which of them is not known, but it is no stranger.
+        (TWINS, path("192.0.2.50"), "0.0.0.0/0", "announces the default route"),
+        (TWINS, path("192.0.2.50"), "172.16.0.0/12", "outside every pool and service range"),
+        (TWINS, path("192.0.2.50"), "10.1.0.0/26", "unknown: its next hop 192.0.2.50 belongs to twin-1 and"),
         # From outside.
         (OUT, path(TOR, 65000), "0.0.0.0/0", "valid: outside every pool"),
         (OUT, path(TOR, 65000), "10.0.0.0/8", "valid: outside every pool"),
