@@ -316,8 +316,9 @@ class Session:
                 self._events.on_down(_reason(message, error), False)
             return
         self._was_up = False
-        hold_timer = isinstance(error, Notify) and error.code == 4
-        by_itself = hold_timer or not isinstance(error, Notification)
+        # An expired hold timer is a NOTIFICATION of ours: the peer forgets our routes, too (RFC 4724 section
+        # 4, without RFC 8538's N bit). Who is dead must not be forwarded to for another restart time.
+        by_itself = not isinstance(error, Notification)
         self._events.on_down(_reason(message, error), by_itself and self.graceful and not self._ceased)
 
     def came_up(self) -> None:

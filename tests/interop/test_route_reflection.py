@@ -1,0 +1,152 @@
+"""The mesh is switched off and on, a reflector takes its place, a node is cut off: the kernels follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.bird import Bird, bgp, static
+from tests.support.system import STATIC, System, block4, block6, pinging, pod4, pod6, until, v4, v6
+
+pytestmark = pytest.mark.interop
+
+REFLECTOR, CLIENTS, BIRD = 5, (1, 9), 3
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    with System(TORTIE_HOLD_TIME="9") as made:
+        for number in (*CLIENTS, REFLECTOR):
+            made.node(number)
+        wait_routes(made)
+        yield made
+
+
+def wait_routes(system: System, seconds: float = 40) -> None:
+    """Every node has every other node's blocks, by the way of that node itself."""
+    for number, node in system.nodes.items():
+        for other in system.nodes.keys() - {number}:
+            node.wait_route(block4(other), v4(other), seconds)
+            node.wait_route(block6(other), v6(other), seconds)
+
+
+def test_a_block_that_moves_takes_its_route_along(system: System) -> None:
+    one, nine, five = (system.nodes[number] for number in (1, 9, REFLECTOR))
+    moving = block4(1, 2)
+    system.etcd.claim("node-1", moving)
+    for node in (nine, five):
+        node.wait_route(moving, v4(1))
+    since = {address: peer["since"] for address, peer in five.peers().items()}
+    for owner, gateway, other in (("node-9", v4(9), one), ("node-1", v4(1), nine)):
+        system.etcd.release("node-1" if owner == "node-9" else "node-9", moving)
+        system.etcd.claim(owner, moving)
+        other.wait_route(moving, gateway)
+        five.wait_route(moving, gateway)
+        assert system.nodes[int(owner[-1])].kernel()[moving] == "blackhole"
+    system.etcd.release("node-1", moving)
+    for node in (one, nine, five):
+        until(lambda node=node: moving not in node.kernel(), node.kernel)
+    assert {address: peer["since"] for address, peer in five.peers().items()} == since
+
+
+def test_the_mesh_is_switched_off_and_on(system: System) -> None:
+    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False})
+    for number, node in system.nodes.items():
+        until(lambda node=node: not node.peers(), node.peers)
+        until(
+            lambda node=node, number=number: set(node.kernel()) == {block4(number), block6(number)},
+            node.kernel,
+        )
+    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": True})
+    wait_routes(system)
+
+
+def test_a_reflector_in_the_place_of_the_mesh(system: System) -> None:
+    """As Calico's documentation says: peerings first, then the mesh goes; no packet is lost on the way."""
+    etcd, reflector = system.etcd, system.nodes[REFLECTOR]
+    pairs = [
+        (system.nodes[a].where, at(a), at(b)) for a, b in (CLIENTS, CLIENTS[::-1]) for at in (pod4, pod6)
+    ]
+    etcd.resource(
+        "Node",
+        reflector.name,
+        {
+            "bgp": {
+                "ipv4Address": f"{v4(REFLECTOR)}/24",
+                "ipv6Address": f"{v6(REFLECTOR)}/64",
+                "routeReflectorClusterID": "244.0.0.1",
+            }
+        },
+        labels={"route-reflector": "true"},
+    )
+    etcd.resource(
+        "BGPPeer", "clients", {"nodeSelector": "all()", "peerSelector": "route-reflector == 'true'"}
+    )
+    wait_routes(system)
+    for number in CLIENTS:
+        node = system.nodes[number]
+        until(lambda node=node: node.path(block4(10 - node.number), v4(REFLECTOR)), node.peers)
+    with pinging(pairs):
+        etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False})
+        for number in CLIENTS:
+            node = system.nodes[number]
+            until(lambda node=node: set(node.peers()) == {v4(REFLECTOR), v6(REFLECTOR)}, node.peers)
+            wait_routes(system)
+            path = node.path(block4(10 - number), v4(REFLECTOR))
+            assert (path["validity"], path["next_hop"]) == ("valid", v4(10 - number))
+            assert path["best"]
+    # A reflector's client that is BIRD, which lies through the reflector: the next hop tells who announces.
+    etcd.node("bird", BIRD)
+    etcd.claim("bird", block4(BIRD))
+    Bird(
+        system.host(BIRD),
+        system.folder / "bird",
+        v4(BIRD),
+        static("s4", [block4(BIRD), "10.65.9.16/28"]),
+        bgp("reflector", v4(BIRD), v4(REFLECTOR), export=STATIC),
+    )
+    node = system.nodes[1]
+    node.wait_route(block4(BIRD), v4(BIRD), 40)
+    # The reflector judges, too, and does not pass it on.
+    until(lambda: reflector.path("10.65.9.16/28", v4(BIRD)), reflector.peers)
+    assert reflector.path("10.65.9.16/28", v4(BIRD))["validity"] == "invalid"
+    assert "10.65.9.16/28" not in reflector.kernel()
+    assert not node.path("10.65.9.16/28", v4(REFLECTOR))
+    assert "10.65.9.16/28" not in node.kernel()
+    with pinging(pairs):
+        reflector.kill_speaker()
+        until(lambda: node.path(block4(9), v4(REFLECTOR)).get("stale"), node.peers)
+        reflector.start_speaker()
+        until(lambda: not node.path(block4(9), v4(REFLECTOR)).get("stale"), node.peers, 40)
+        wait_routes(system)
+
+
+def test_a_node_that_is_cut_off_comes_back(system: System) -> None:
+    """Its sessions time out (hold time 9 s), its routes go, and all of it returns by itself."""
+    one, nine = system.nodes[1], system.nodes[9]
+    system.fabric.unplug(9)
+    until(lambda: block4(9) not in one.kernel() and block6(9) not in one.kernel(), one.kernel, 40)
+    until(lambda: not any(p["state"] == "Established" for p in nine.peers().values()), nine.peers, 40)
+    until(lambda: nine.status()["datastore"]["state"] == "stale", nine.status, 60)
+    assert nine.kernel()[block4(9)] == "blackhole"
+    system.fabric.plug(9)
+    wait_routes(system, 60)
+    until(lambda: nine.status()["datastore"]["state"] == "in-sync", nine.status, 40)
+    with pinging([(one.where, pod4(1), pod4(9))]):
+        pass
+
+
+def test_an_agent_without_a_speaker_says_so(system: System) -> None:
+    node = system.nodes[9]
+    node.kill_agent()
+    node.kill_speaker()
+    node.start_agent()
+    until(lambda: node.status().get("datastore", {}).get("state") == "in-sync", node.status, 40)
+    assert node.status()["speaker"]["state"] == "down"
+    assert "speaker.sock" in node.status()["speaker"]["reason"]
+    assert node.kernel()[block4(9)] == "blackhole"
+    # What it inherited stays until its peers have had their say.
+    assert node.kernel()[block4(1)] == v4(1)
+    node.start_speaker()
+    wait_routes(system)
