@@ -61,8 +61,9 @@ def test_a_failed_parse_does_not_poison_the_next() -> None:
 
 
 def test_parsing_leaves_nothing_in_the_rib_cache() -> None:
+    before = dict(RIB._cache)  # other tests call ExaBGP's own parser in this process
     adapter.parse(neighbor("192.0.2.1", "192.0.2.2"))
-    assert RIB._cache == {}
+    assert before == RIB._cache
 
 
 def test_a_neighbor_is_read_whole() -> None:
