@@ -20,6 +20,7 @@ from pathlib import Path
 from agent import settings as settings_module
 from agent.calculation import Calculation
 from agent.collector import collect_rarely
+from agent.command_line import read_command_line
 from agent.doors import CONVERGENCE_BUCKETS, Doors
 from agent.follow import Follower
 from agent.keep import keep
@@ -56,6 +57,7 @@ RELOAD_PATIENCE = 10.0
 
 def main() -> None:
     """The command. Exit status 1 and one sentence for a setting or a state that makes no start possible."""
+    read_command_line(None, own_version())
     try:
         settings = settings_module.load(os.environ, hostname=socket.gethostname())
         set_up_logging(settings.log_level)
