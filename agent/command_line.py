@@ -12,7 +12,7 @@ WIDTH = 100
 
 
 def read_command_line(arguments: Sequence[str] | None, version: str) -> None:
-    """Return when the agent is to start. Raises SystemExit: 0 after --help or --version, 2 for anything else."""
+    """Return when the agent is to start. SystemExit: 0 after --help or --version, 2 for anything else."""
     parser = argparse.ArgumentParser(
         prog="tortie-agent",
         description="Follows Calico's etcd and keeps this node's routes and BGP sessions as it says.\n"

@@ -10,7 +10,7 @@ import pytest
 NEEDS = {
     "etcd": (False, ("etcd",)),
     "kernel": (True, ("ip",)),
-    "interop": (True, ("ip", "bird", "birdc", "gobgpd")),
+    "interop": (True, ("ip", "ping", "etcd", "etcdctl", "bird", "birdc", "gobgpd", "gobgp", "vtysh")),
     "mqtt": (False, ("mosquitto", "mosquitto_passwd", "openssl")),
     "lab": (True, ("ip", "etcd", "ping")),
 }
