@@ -22,7 +22,8 @@ ADMIN_SHUTDOWN, DECONFIGURED, REJECTED, CONFIG_CHANGE, COLLISION, MAX_PREFIXES =
 CONNECT_TIMEOUT = 8.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 15.0
 STABLE = 5.0
-"""A session older than this is not a collision's other half: who connects anew has restarted."""
+"""A session older than this is not a collision's other half: who connects anew has restarted. One that ends
+younger has failed."""
 OPEN_TIMEOUT = 30.0
 """A connection that is not Established after this many seconds is given up."""
 _STEPS = 64
@@ -63,12 +64,19 @@ class PeerDriver:
     """Keeps one peer's session going."""
 
     def __init__(
-        self, entry: PeerEntry, make: EngineFactory, open_socket: OpenSocket, restarting: bool
+        self,
+        entry: PeerEntry,
+        make: EngineFactory,
+        open_socket: OpenSocket,
+        restarting: bool,
+        *,
+        first_retry: float = FIRST_RETRY,
     ) -> None:
         self.entry = entry
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._open_socket = open_socket
+        self._first_retry = first_retry
         self._engine = make(entry.neighbor, entry, restarting)
         self._fd = -1
         self._writing = False
@@ -277,8 +285,12 @@ class PeerDriver:
     # ------------------------------------------------------------------ connecting
 
     async def _connect(self) -> None:
-        """Try while there is no session; a passive neighbor only waits."""
-        retry = FIRST_RETRY
+        """Try while there is no session; a passive neighbor only waits.
+
+        Only a session that lasted makes the next one come soon: one that ends as soon as it begins, because a
+        peer cannot bear what it is told, would otherwise begin every second for ever.
+        """
+        retry = self._first_retry
         while True:
             await self._free.wait()
             now = self._loop.time()
@@ -287,8 +299,8 @@ class PeerDriver:
                     async with asyncio.timeout_at(self._held_until):
                         await self._pardoned.wait()
                 continue
-            if self._was_established():
-                retry = FIRST_RETRY
+            if self._lasted():
+                retry = self._first_retry
                 await asyncio.sleep(random.uniform(0.05, 0.2))
             if self._engine.attached:
                 continue
@@ -300,15 +312,15 @@ class PeerDriver:
                 continue
             if await self._try():
                 await self._free.wait()
-                if self._was_established():
-                    retry = FIRST_RETRY
+                if self._lasted():
+                    retry = self._first_retry
             await asyncio.sleep(retry * random.uniform(0.75, 1.0))
             retry = min(retry * 2, LONGEST_RETRY)
 
-    def _was_established(self) -> bool:
-        """Whether the session that ended got so far; asked once."""
-        was, self._established_at = self._established_at is not None, None
-        return was
+    def _lasted(self) -> bool:
+        """Whether the session that ended had been established for a while; asked once."""
+        since, self._established_at = self._established_at, None
+        return since is not None and self._loop.time() - since > STABLE
 
     async def _try(self) -> bool:
         """One attempt to connect. True when a session has begun, by it or by the peer meanwhile."""
