@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agent.lab.compose.plan import HOLD_TIME, RESTART_TIME, planned
+from agent.lab.compose.plan import HOLD_TIME, RESTART_TIME, node_names, planned
 from agent.lab.compose.world import Stream, World
 
 WHOLE_SECONDS = 60.0
@@ -135,6 +135,19 @@ def router_restarts(world: World) -> Outcome:
     return _unfelt(streams, f"whole after {took:.1f} s")
 
 
+def update_rolls(world: World) -> Outcome:
+    """As a DaemonSet does it: both programs of a node go and come, then the next node's."""
+    took = []
+    with world.pings(*BETWEEN, ("node-3", "node-2"), ("node-3", "outside")) as streams:
+        for node in node_names():
+            programs = (f"{node}-agent", f"{node}-speaker")
+            world.engine.act("stop", *programs)
+            world.engine.act("start", *programs)
+            world.sleep(AFTER_SECONDS)
+            took.append(world.wait(world.wrong, WHOLE_SECONDS))
+    return _unfelt(streams, f"whole after {', '.join(f'{seconds:.1f}' for seconds in took)} s")
+
+
 def machine_reboots(world: World) -> Outcome:
     with world.pings(("node-1", "node-3"), ("node-3", "node-1")) as streams:
         world.engine.act("kill", "node-2-agent", "node-2-speaker", "node-2")
@@ -167,6 +180,7 @@ KIT = (
     Fault("kill etcd", "every agent says so; no ping lost, nothing withdrawn", datastore_stops),
     Fault("kill the broker", "nobody cares, and every status is told anew", broker_stops),
     Fault("restart the router", "the way out comes back; between pods no ping lost", router_restarts),
+    Fault("update node by node", "agent and speaker of each restart together; no ping lost", update_rolls),
     Fault("reboot a machine", "new pods there are reachable; nobody else loses a ping", machine_reboots),
 )
 
