@@ -163,7 +163,10 @@ class KernelSink:
         have = self._ledger.have
         return KernelStatus(
             wanted=len(self._wanted),
-            installed=sum(have.get(key) == route for key, route in self._wanted.items()),
+            # Mostly the very same object; comparing 100,000 routes field by field takes 40 ms.
+            installed=sum(
+                (held := have.get(key)) is route or held == route for key, route in self._wanted.items()
+            ),
             failed=tuple(self._troubles.listed("failed")),
             conflicts=tuple(self._troubles.listed("conflict", "fight")),
             inherited=len(self._ledger.inherited),

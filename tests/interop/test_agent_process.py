@@ -100,8 +100,8 @@ def test_a_second_agent_is_refused_and_the_first_does_not_notice(nodes: tuple[No
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         (
-            f"tortie-agent: TORTIE_RUN_DIR: another tortie-agent (process {one.agent.pid}) uses {one.folder}; "
-            "end that one, or give this one a directory of its own"
+            f"tortie-agent: TORTIE_RUN_DIR: another tortie-agent (process {one.agent.pid}) uses "
+            f"{one.folder}; end that one, or give this one a directory of its own"
         )
     ]
     assert one.status()["agent"]["pid"] == one.agent.pid
