@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from agent.telemetry import broker as brokers
@@ -31,6 +31,8 @@ LOOK_SHARE = 0.02
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 STEADY = 30.0
 """Seconds a connection must have lasted before the next loss starts with the shortest pause again."""
+SUSPICIOUS = 3
+"""Connections in a row, each lost before it was steady, that look like two clients with one identifier."""
 EXPIRY = 86_400
 """Seconds after which a broker forgets what nobody has refreshed: nodes that were removed for good."""
 FAREWELL = 1.0
@@ -53,6 +55,9 @@ class MqttSink:
         self._outgoing = Outgoing(node, broker.cluster)
         self._news = asyncio.Event()
         self._problem: str | None = None
+        self._connected_at = 0.0
+        self._short_lives = 0
+        """Connections in a row that did not last; not every broker says why it ends one."""
         self.connected = False
 
     def refusals(self) -> tuple[Refusal, ...]:
@@ -80,12 +85,13 @@ class MqttSink:
         retry = FIRST_RETRY
         clock = asyncio.get_running_loop().time
         while True:
-            begun = clock()
+            self._connected_at = 0.0
             try:
                 await self._talk()
-            except* Exception as group:
-                self._complain(_first(group))
-            if clock() - begun > STEADY:
+            except Exception as error:
+                self._count_life(clock())
+                self._complain(error)
+            if self._short_lives == 0 and self._connected_at:
                 retry = FIRST_RETRY
             # A broker that comes back meets a whole cluster: the pauses are spread widely.
             await asyncio.sleep(retry * random.uniform(0.5, 1.5))
@@ -95,17 +101,26 @@ class MqttSink:
         """One connection, from beginning to end."""
         client = await self._client()
         await client.__aenter__()
-        self.connected = True
+        _end_if_told()
+        self.connected, self._connected_at = True, asyncio.get_running_loop().time()
         self._outgoing.connected()
+        tasks = (
+            asyncio.create_task(_until_lost(client), name="MQTT reading"),
+            asyncio.create_task(self._tell(client), name="MQTT writing"),
+        )
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_until_lost(client), name="MQTT reading")
-                group.create_task(self._tell(client), name="MQTT writing")
+            # No TaskGroup: on Python 3.11 one that failed leaves this task looking cancelled.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
         except asyncio.CancelledError:
+            await _end(tasks)
             await self._farewell(client)
             raise
         finally:
             self.connected = False
+            await _end(tasks)
             client.timeout = FAREWELL
             await _leave(client)
 
@@ -127,8 +142,9 @@ class MqttSink:
             self._news.clear()
             while (message := self._outgoing.next(clock())) is not None:
                 await self._publish(client, message)
+                _end_if_told()
                 self._outgoing.delivered(message, clock())
-                self._solved()
+                self._solved(clock())
             try:
                 async with asyncio.timeout(self._outgoing.wait(clock())):
                     await self._news.wait()
@@ -152,13 +168,22 @@ class MqttSink:
         except Exception as error:
             log.info("the broker did not hear the farewell: %s", brokers.why(error, self._broker))
 
-    def _solved(self) -> None:
+    def _count_life(self, now: float) -> None:
+        if self._connected_at:
+            self._short_lives = self._short_lives + 1 if now - self._connected_at < STEADY else 0
+
+    def _solved(self, now: float) -> None:
+        """The broker took a message; one that ends each connection soon is still a problem."""
+        if self._short_lives >= SUSPICIOUS and now - self._connected_at < STEADY:
+            return
         if self._problem is not None:
             log.info("MQTT broker %s: connected again", self._broker.url)
         self._problem = None
 
     def _complain(self, error: BaseException) -> None:
         problem = str(error) if isinstance(error, BrokerError) else brokers.why(error, self._broker)
+        if self._short_lives >= SUSPICIOUS:
+            problem += ", as often before: do two agents have the same node name?"
         problem = f"{problem}; the agent goes on, and tries again"
         if problem != self._problem:
             log.warning("MQTT broker %s: %s", self._broker.url, problem)
@@ -171,7 +196,26 @@ async def _until_lost(client: aiomqtt.Client) -> None:
         pass
 
 
+def _end_if_told() -> None:
+    """The library's asyncio.wait_for loses a cancellation that meets an answer (Python 3.11)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _leave(client: aiomqtt.Client) -> None:
+    try:
+        # Why it was lost has to be asked once more, or the loop logs it when it is thrown away.
+        async with asyncio.timeout(0.05):
+            await _until_lost(client)
+    except Exception as error:
+        log.debug("the connection: %s", error or type(error).__name__)
     try:
         await client.__aexit__(None, None, None)
     except Exception as error:
@@ -186,10 +230,3 @@ def _expiring(packet: str) -> Any:
     properties: Any = Properties(getattr(PacketTypes, packet))  # type: ignore[no-untyped-call]
     properties.MessageExpiryInterval = EXPIRY
     return properties
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KEEPALIVE = 10
 """Seconds: a broker that froze is noticed within two, a node that lost its power within one and a half."""
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds for the broker to answer a CONNECT or a PUBLISH."""
 CONNECT_PATIENCE = 3.0
 """Seconds for TCP and TLS; less than a process that is told to end has."""
@@ -194,7 +194,8 @@ def why(error: BaseException, broker: Broker) -> str:
     if isinstance(number, int) and number in REASONS:
         return f"{REASONS[number]} (MQTT reason {number})"
     if isinstance(number, int):
-        told = number >= 128  # MQTT's own codes; smaller ones are the library's for a lost connection
+        # 128 is what the library makes of a connection that ends without a word; below are its own codes.
+        told = number > 128
         return f"it said: {_short(code)} (MQTT reason {number})" if told else "the connection was lost"
     text = re.sub(r"^\[Errno -?\d+\] ", "", _short(error)) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in text:
