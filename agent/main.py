@@ -21,11 +21,11 @@ from agent import settings as settings_module
 from agent.calculation import Calculation
 from agent.collector import collect_rarely
 from agent.command_line import read_command_line
-from agent.doors import CONVERGENCE_BUCKETS, Doors
 from agent.follow import Follower
 from agent.keep import keep
 from agent.life import Stop, failing_callbacks, lasting
 from agent.logs import set_up_logging
+from agent.outlets import CONVERGENCE_BUCKETS, Outlets
 from agent.readiness import Readiness
 from agent.registration import CannotRegister, Registration
 from agent.run_dir import claimed
@@ -112,10 +112,10 @@ async def run(settings: Settings) -> None:
         kernel=kernel,
         link=link,
         conf=conf,
-        own=lambda: (*registration.refusals(), *complaints(troubles), *doors.refusals()),
+        own=lambda: (*registration.refusals(), *complaints(troubles), *outlets.refusals()),
     )
     readiness = Readiness(calculation, up=sessions.is_up, pending=status.pending_routes, clock=time.monotonic)
-    doors = Doors(settings, status, readiness, convergence)
+    outlets = Outlets(settings, status, readiness, convergence)
     log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
     next_hops.start()
     try:
@@ -131,14 +131,14 @@ async def run(settings: Settings) -> None:
                 "speaker link": link.run(),
                 kernel.name: keep(timed, tell=troubles.__setitem__),
                 conf.name: keep(conf, tell=troubles.__setitem__),
-                **doors.work(),
+                **outlets.work(),
             }.items():
                 tasks.append(group.create_task(lasting(work, name), name=name))
             stop.on_signals(tasks)
     finally:
         log.info("tortie-agent stops; routes and sessions stay")
         stop.hurry()
-        doors.close()
+        outlets.close()
         await client.close()
         await validator.close()
         kernel.close()

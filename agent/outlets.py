@@ -21,7 +21,7 @@ CONVERGENCE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 """Seconds."""
 
 
-class Doors:
+class Outlets:
     """Those that the settings ask for. None of them computes anything, and none matters to forwarding."""
 
     def __init__(
@@ -45,8 +45,8 @@ class Doors:
             )
 
     def refusals(self) -> list[Refusal]:
-        """What is wrong with the doors themselves."""
-        return [r for door in (self._mqtt, self._health) if door is not None for r in door.refusals()]
+        """What is wrong with the outlets themselves."""
+        return [r for outlet in (self._mqtt, self._health) if outlet is not None for r in outlet.refusals()]
 
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name; each for ever."""
