@@ -115,10 +115,10 @@ async def test_what_did_not_succeed_is_tried_again_without_reading_back() -> Non
 
 async def test_the_slow_timer_reads_back_even_while_something_is_retried() -> None:
     sink = Recording(*[lambda: Report(retry_after=0.002)] * 1000)
-    async with kept(sink, resync=0.03):
-        await sink.reaches(5)
+    async with kept(sink, resync=0.1):
         await eventually(lambda: sink.calls.count("start") >= 3)
-    assert sink.calls[:3] == ["start", "apply", "apply"]
+    assert sink.calls[:2] == ["start", "apply"]
+    assert sink.calls.count("apply") > sink.calls.count("start"), "not at every try"
 
 
 async def test_a_failure_reads_back_and_backs_off_longer_and_longer_up_to_a_bound() -> None:
