@@ -86,7 +86,7 @@ def _peer_row(peer: dict[str, Any], now: float, local: Any) -> Sequence[str]:
         str(peer.get("type", "")),
         _bird_state(state),
         _since(float(peer.get("since") or now), now, local),
-        detail if detail.startswith(state) else f"{state} {detail}".strip(),
+        detail if detail.startswith(state) else f"{state}: {detail}".removesuffix(": "),
     )
 
 
