@@ -79,7 +79,7 @@ TABLE = (
     Setting("TORTIE_HOLD_TIME", "90",
             f"Seconds offered in OPEN: 0 (no KEEPALIVE) or {LEAST_HOLD_TIME} and more."),
     Setting("TORTIE_ROUTE_PRIORITY", str(DEFAULT_ROUTE_PRIORITY), "Metric of our kernel routes."),
-    Setting("TORTIE_HEALTH_ADDRESS", "127.0.0.1:9099", "Where /healthz, /readyz and /metrics are served: "
+    Setting("TORTIE_HEALTH_ADDRESS", "127.0.0.1:9179", "Where /healthz, /readyz and /metrics are served: "
             "`ADDRESS:PORT`, `[ADDRESS]:PORT`, or `none`. Whoever reaches it may read."),
     Setting("TORTIE_CLUSTER", DEFAULT_CLUSTER, "The cluster's name in telemetry, where several share a "
             "broker."),
@@ -142,7 +142,7 @@ class Settings:
     prefix_limit: int = 50_000
     hold_time: int = 90
     route_priority: int = DEFAULT_ROUTE_PRIORITY
-    health_address: tuple[str, int] | None = ("127.0.0.1", 9099)
+    health_address: tuple[str, int] | None = ("127.0.0.1", 9179)
     """None: no health endpoint."""
     broker: Broker | None = None
     """None: no telemetry over MQTT."""

@@ -90,8 +90,8 @@ def listen_address(name: str, text: str) -> tuple[str, int] | None:
     good = address is not None and colon and bracketed == (address.version == 6)
     if not good or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise SettingsError(
-            f"{name}: {quoted(text)} is not an address to listen on; use one such as 127.0.0.1:9099, "
-            "0.0.0.0:9099, [::1]:9099 or none"
+            f"{name}: {quoted(text)} is not an address to listen on; use one such as 127.0.0.1:9179, "
+            "0.0.0.0:9179, [::1]:9179 or none"
         )
     return str(address), int(port)
 

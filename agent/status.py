@@ -130,7 +130,7 @@ class Status:
     def _peer_name(self, address: Address) -> str:
         desired = self.calculation.graph.desired
         peer = desired.peers.get(address) if desired is not None else None
-        return peer.name if peer is not None else str(address)
+        return (peer.remote_node or peer.resource or peer.name) if peer is not None else str(address)
 
     def _peer(self, peer: Peer) -> dict[str, Any]:
         session, counts = self.sessions.state(peer.address), self.calculation.graph.peer_counts(peer.address)

@@ -111,6 +111,12 @@ def _troubles(answer: dict[str, Any], now: float) -> Iterator[str]:
     routes = answer.get("routes", {})
     yield from _listed("Routes that could not be installed", "prefix", routes.get("failed", []))
     yield from _listed("Routes that collide with somebody else's", "prefix", routes.get("conflicts", []))
+    waiting = answer.get("rib", {}).get("unknown", 0)
+    if waiting and answer.get("origin_validation") == "enforce":
+        yield (
+            f"Paths that wait for the datastore to say who holds them: {waiting} "
+            "('tortiectl routes' marks them unknown)"
+        )
     yield from _listed("Refused", "subject", answer.get("refusals", []))
 
 

@@ -57,7 +57,7 @@ def probe(node: Node, path: str) -> tuple[int, str]:
     """HTTP status and body, as a probe on the host sees them; 0 while nobody listens."""
     done = subprocess.run(
         ["nsenter", f"--net={node.where.path}", "curl", "-s", "-m", "5", "-w", "\n%{http_code}",
-         f"http://127.0.0.1:9099{path}"],
+         f"http://127.0.0.1:9179{path}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     body, _, status = done.stdout.rpartition("\n")
@@ -172,7 +172,7 @@ def test_prometheus_hears_what_the_status_says(nodes: tuple[Node, Node]) -> None
 
 def test_a_port_that_is_taken_stops_nothing(system: System, nodes: tuple[Node, Node]) -> None:
     one, _ = nodes
-    code = "import socket, time; s = socket.create_server(('127.0.0.1', 9099)); print(flush=True)"
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', 9179)); print(flush=True)"
     stop(one, signal.SIGTERM)
     taken = one.where.start("python3", "-c", f"{code}; time.sleep(60)", stdout=subprocess.PIPE)
     assert taken.stdout is not None
@@ -181,7 +181,7 @@ def test_a_port_that_is_taken_stops_nothing(system: System, nodes: tuple[Node, N
     until(lambda: one.refusals("health endpoint"), one.status)
     assert one.refusals("health endpoint") == [
         (
-            "health endpoint: 127.0.0.1 port 9099 cannot be used: Address already in use; free it, or set "
+            "health endpoint: 127.0.0.1 port 9179 cannot be used: Address already in use; free it, or set "
             "TORTIE_HEALTH_ADDRESS to another address, or to none"
         )
     ]

@@ -295,7 +295,7 @@ def test_a_learned_route_with_all_that_is_known_of_it(agent: Agent) -> None:
     assert entry == {"prefix": X, "kind": "learned", "kernel": "installed", "via": [f"via {B4} dev lo"]}
     assert found == {
         "peer": B4,
-        "peer_name": "Mesh_192_0_2_2",
+        "peer_name": "b",
         "next_hop": B4,
         "as_path": "",
         "local_pref": 100,

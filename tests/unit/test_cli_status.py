@@ -83,6 +83,12 @@ def test_a_family_without_peers_says_so() -> None:
     assert "IPv6 BGP status\nNo IPv6 peers found." in text
 
 
+def test_paths_that_wait_for_the_datastore_are_counted_where_that_keeps_them_out() -> None:
+    waiting = {"rib": {"unknown": 3}, "origin_validation": "enforce"}
+    assert "wait for the datastore to say who holds them: 3" in said(STATUS | waiting)
+    assert "wait for the datastore" not in said(STATUS | waiting | {"origin_validation": "observe"})
+
+
 def test_what_is_wrong_is_said_below_the_tables() -> None:
     text = said(
         STATUS
