@@ -1,6 +1,7 @@
 """The whole product in namespaces: a fabric, an etcd, and `tortie-agent` with `tortie-speaker` per node.
 
-Node n has 192.0.2.n and 2001:db8::n; etcd lives in the hub. Blocks follow from the node's number.
+Node n has 192.0.2.n and 2001:db8::n; etcd lives in the hub, at an address of each family. Blocks follow
+from the node's number.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.support.netns import Fabric, Namespace
 
 BIN = Path(sys.executable).parent
 POOL4, POOL6 = "10.65.0.0/16", "fd00:65::/112"
-ETCD = "192.0.2.250"
+ETCD, ETCD6 = "192.0.2.250", "2001:db8::250"
 ASN = 64512
 STATIC = "where source = RTS_STATIC"
 
@@ -86,6 +87,7 @@ class Etcd:
         self._folder = folder
         folder.mkdir()
         where.ip("addr", "add", f"{ETCD}/24", "dev", "br0")
+        where.ip("-6", "addr", "add", f"{ETCD6}/64", "dev", "br0", "nodad")
         self.process: subprocess.Popen[Any] | None = None
         self.start()
 
@@ -93,12 +95,17 @@ class Etcd:
     def endpoint(self) -> str:
         return f"http://{ETCD}:2379"
 
+    @property
+    def endpoint6(self) -> str:
+        return f"http://[{ETCD6}]:2379"
+
     def start(self) -> None:
         peer = "http://127.0.0.1:2380"
         with (self._folder / "etcd.log").open("ab") as log:
             self.process = self._where.start(
                 "etcd", "--name=m", f"--data-dir={self._folder}/member",
-                f"--listen-client-urls={self.endpoint}", f"--advertise-client-urls={self.endpoint}",
+                f"--listen-client-urls={self.endpoint},{self.endpoint6}",
+                f"--advertise-client-urls={self.endpoint}",
                 f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
                 f"--initial-cluster=m={peer}", "--heartbeat-interval=30", "--election-timeout=300",
                 stdout=log, stderr=log,
