@@ -120,6 +120,8 @@ class SocketSource:
         self.settled = asyncio.Event()
         self.prefix = ""
         self._run = run
+        self._names: dict[Path, str] = {}
+        """What the agents call their nodes; a directory may be called otherwise."""
 
     @property
     def name(self) -> str:
@@ -137,18 +139,20 @@ class SocketSource:
         while True:
             sockets = self.sockets()
             self.problem = "" if sockets else f"there is no agent below {self._run}: is tortie-agent running?"
-            await asyncio.gather(*(self._ask(fleet, tell, at_once, *one) for one in sockets.items()))
-            if "" not in sockets:
-                fleet.keep_only(set(sockets))
+            asked = (self._ask(fleet, tell, at_once, *one) for one in sockets.items())
+            fleet.keep_only(set(await asyncio.gather(*asked)))
             self.settled.set()
             await asyncio.sleep(POLL)
 
-    async def _ask(self, fleet: Fleet, tell: Tell, at_once: asyncio.Semaphore, node: str, path: Path) -> None:
+    async def _ask(self, fleet: Fleet, tell: Tell, at_once: asyncio.Semaphore, node: str, path: Path) -> str:
+        """The name under which the fleet knows it now."""
         async with at_once:
             try:
                 answer = await asyncio.to_thread(agentsocket.ask, path, {"ask": "status"}, ASK)
             except Failed as error:
-                known = node or next((view.node for view in fleet.nodes.values()), "(this host)")
-                tell(fleet.unreachable(known, error.message, time.time()))
+                name = self._names.get(path) or node or "(this host)"
+                tell(fleet.unreachable(name, error.message, time.time()))
             else:
+                name = self._names[path] = str(answer.get("node", ""))
                 tell(fleet.tell(answer, time.time()))
+            return name

@@ -52,6 +52,7 @@ def complete_processes(_ctx: click.Context, _param: click.Parameter, incomplete:
         incomplete,
         lambda made: [
             "etcd",
+            *(["mosquitto"] if Lab.from_environment().broker_folder.exists() else []),
             *(f"{node.name}{role}" for node in made.nodes for role in ("", "/agent", "/speaker")),
         ],
     )

@@ -98,8 +98,8 @@ def release(lab: Lab, name: str, cidr: Prefix, force: bool, timeout: float) -> N
 
 
 def names(lab: Lab, who: str) -> list[str]:
-    """The processes somebody means: `etcd`, `node-1` (both of its), `node-1/agent`."""
-    if who == "etcd" or "/" in who:
+    """The processes somebody means: `etcd`, `mosquitto`, `node-1` (both of its), `node-1/agent`."""
+    if who in ("etcd", "mosquitto") or "/" in who:
         return [who]
     state.require(lab).node(who)
     return [f"{who}/agent", f"{who}/speaker"]

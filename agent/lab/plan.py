@@ -21,6 +21,7 @@ FABRIC_V6_LENGTH = 64
 POOLS = {"default-ipv4-ippool": ("10.65.0.0/16", 26), "default-ipv6-ippool": ("fd00:65::/112", 122)}
 """IPPool name -> (CIDR, block size)."""
 ETCD_PORT = 2379
+MQTT_PORT = 1883
 MAX_NODES = 900
 """Below the 1,023 ports of a Linux bridge, and what the address plan can write readably."""
 MAX_PODS = 60
@@ -84,6 +85,16 @@ class Lab:
         return self.folder / "etcd"
 
     @property
+    def broker_folder(self) -> Path:
+        """There is one when the lab has a broker."""
+        return self.folder / "mosquitto"
+
+    @property
+    def broker_socket(self) -> Path:
+        """The broker for programs outside the namespaces."""
+        return self.broker_folder / "mqtt.sock"
+
+    @property
     def etcd_socket(self) -> Path:
         return self.folder / "etcd.sock"
 
@@ -118,7 +129,7 @@ def node_name(index: int) -> str:
 
 def check_node_name(name: str) -> str:
     """Raises LabError unless the name can be a host's, a namespace's and an interface's name."""
-    if not _NODE.fullmatch(name) or name == "fabric":
+    if not _NODE.fullmatch(name) or name in ("fabric", "etcd", "mosquitto"):
         raise LabError(f"node name {name!r}: use lower-case letters, digits and hyphens, at most 30")
     return name
 

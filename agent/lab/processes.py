@@ -1,4 +1,4 @@
-"""What runs in a lab: etcd in the fabric's namespace, an agent and a speaker in each node's."""
+"""What runs in a lab: etcd and a broker in the fabric's namespace; in each node's an agent and a speaker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agent.lab.plan import (
     FABRIC_V4,
     FABRIC_V4_LENGTH,
     FABRIC_V6_LENGTH,
+    MQTT_PORT,
     Lab,
     LabError,
 )
@@ -79,6 +80,31 @@ def etcd(lab: Lab) -> Unit:
     )
 
 
+def broker(lab: Lab) -> Unit | None:
+    """mosquitto for the nodes' telemetry; None where it is not installed: the lab is whole without."""
+    if shutil.which("mosquitto", path=_path()) is None:
+        return None
+    folder = lab.broker_folder
+    folder.mkdir(mode=0o755, exist_ok=True)
+    lines = [
+        "user root",  # mosquitto's own user may not write here; it is in a namespace of ours
+        "persistence false",
+        "allow_anonymous true",
+        f"listener {MQTT_PORT} {FABRIC_V4}",
+        f"listener 0 {lab.broker_socket}",
+    ]
+    config = folder / "mosquitto.conf"
+    config.write_text("\n".join([*lines, ""]))
+    return Unit(
+        name="mosquitto",
+        namespace=lab.fabric,
+        cwd=str(folder),
+        log=str(folder / "mosquitto.log"),
+        env=_environment(),
+        command=["mosquitto", "-c", str(config)],
+    )
+
+
 def of_node(
     lab: Lab, node: LabNode, extra: Mapping[str, str], environ: Mapping[str, str] = os.environ
 ) -> list[Unit]:
@@ -106,6 +132,7 @@ def node_environment(lab: Lab, node: LabNode) -> dict[str, str]:
         "IP6": f"{node.ipv6}/{FABRIC_V6_LENGTH}",
         "ETCD_ENDPOINTS": lab.node_etcd_endpoint,
         "TORTIE_RUN_DIR": str(lab.node_folder(node.name)),
+        **({"TORTIE_MQTT_URL": f"mqtt://{FABRIC_V4}:{MQTT_PORT}"} if lab.broker_folder.exists() else {}),
     }
 
 

@@ -146,6 +146,7 @@ def try_next(state: State) -> str:
         ("tortiectl get nodes -o wide", ""),
         (f"tortiectl node status --node {first}", "its BGP sessions"),
         (f"tortiectl routes --node {first}", "and what it makes of them"),
+        ("tortiectl top", "all nodes, live"),
         (f"tortiectl lab exec {first} ip route", "what the kernel has"),
         (f"tortiectl lab claim {last}", "one more block: watch the others follow"),
         (f"tortiectl lab kill {first}/agent", "traffic goes on; it comes back by itself"),
@@ -167,6 +168,8 @@ def environment(lab: Lab, default: bool) -> list[str]:
         f"export ETCD_ENDPOINTS={shlex.quote(lab.etcd_endpoint)}",
         f"export TORTIE_RUN_DIR={shlex.quote(str(lab.folder))}",
     ]
+    if lab.broker_folder.exists():
+        lines.append(f"export TORTIE_MQTT_URL={shlex.quote(f'unix://{lab.broker_socket}')}")
     if not default:
         lines.append(f"export TORTIE_LAB_NAME={lab.name} TORTIE_LAB_DIR={shlex.quote(str(lab.folder))}")
     ours = Path(sys.argv[0]).absolute()

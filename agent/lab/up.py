@@ -9,10 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.lab import cluster, control, expect, fib, icmp, netns, processes, report, state, sysctls, wiring
-from agent.lab.plan import MAX_PODS, Lab, LabError, cali_interface, node_addresses, node_name
+from agent.lab.plan import (
+    FABRIC_V4,
+    MAX_PODS,
+    MQTT_PORT,
+    Lab,
+    LabError,
+    cali_interface,
+    node_addresses,
+    node_name,
+)
 from agent.lab.progress import Step, counted, step
 from agent.lab.state import LabNode, Pod, State
 from felix_like.model.address import Address
+
+BROKER_SECONDS = 5.0
 
 
 def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]) -> None:
@@ -41,6 +52,7 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
             state.save(lab, made)
         with step("pod addresses and gateways"):
             address_pods(lab, planned)
+        start_broker(lab)
         start_processes(lab, planned, made)
         prove(lab, made, timeout)
         made.complete = True
@@ -116,6 +128,20 @@ def address_pods(lab: Lab, nodes: Sequence[LabNode]) -> None:
             for node in nodes
         }
     )
+
+
+def start_broker(lab: Lab) -> None:
+    """Where mosquitto is installed the nodes tell it how they are; nobody waits for it but for its socket."""
+    if (broker := processes.broker(lab)) is None:
+        return
+    with step("mosquitto") as current:
+        control.add(lab, [broker])
+        deadline = time.monotonic() + BROKER_SECONDS
+        while not lab.broker_socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if lab.broker_socket.exists():
+            share_with_caller(lab.broker_socket)
+        current.result = f"mqtt://{FABRIC_V4}:{MQTT_PORT}"
 
 
 def start_processes(lab: Lab, nodes: Sequence[LabNode], made: State) -> None:

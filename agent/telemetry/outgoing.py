@@ -13,7 +13,7 @@ import msgspec
 
 from agent.telemetry import summary
 from agent.telemetry.changes import changes, lost
-from agent.telemetry.payloads import Event, Payload, Peers, Status
+from agent.telemetry.payloads import Counts, Event, Payload, Peers, Status
 from agent.telemetry.summary import Document
 
 REFRESH = 60.0
@@ -128,6 +128,8 @@ def gist(payload: Payload | None) -> object:
             return state, parts, payload.failed.count, payload.conflicts.count, payload.refusals.count
         case Peers(total=total, established=established):
             return total, established
+        case Counts(routes=routes):
+            return routes.wanted > 0, routes.installed == routes.wanted
     return None
 
 
