@@ -1,8 +1,8 @@
 """Registering this node in etcd, as calico-node's start-up does (node/pkg/lifecycle/startup).
 
-Creates the Node resource, or changes its BGP addresses and AS number by compare-and-swap: labels,
-annotations and every field this agent does not know stay as they are, and so does an address that the
-settings only ask to keep.
+Creates the Node resource, or changes its BGP addresses, AS number and our annotation of its router ID by
+compare-and-swap: labels, other annotations and every field this agent does not know stay as they are, and so
+does an address that the settings only ask to keep.
 """
 
 from __future__ import annotations
@@ -78,14 +78,16 @@ async def register(
     notes: list[str] = []
     # A host name in can-reach= is looked up, which may block for seconds.
     choices = await asyncio.to_thread(choose, settings, current, interfaces, reach, notes)
+
+    def change(node: Json) -> None:
+        _put(node, choices, settings)
+
     if settings.check_node_ip:
         refuse_duplicates(settings.nodename, choices, await store.list(Kind.NODE))
-    if current is not None and not put_own(deepcopy(current), choices, settings.asn):
+    if current is not None and not _put(deepcopy(current), choices, settings):
         stored, changed = current, False
     else:
-        stored = await store.edit(
-            Kind.NODE, settings.nodename, lambda node: _put(node, choices, settings), create=True
-        )
+        stored = await store.edit(Kind.NODE, settings.nodename, change, create=True)
         changed = True
     return Registered(held(stored, 4, []), held(stored, 6, []), changed, tuple(notes))
 
@@ -161,8 +163,30 @@ def put_own(node: Json, choices: dict[IpVersion, Choice], asn: Asn | None) -> bo
     return changed
 
 
-def _put(node: Json, choices: dict[IpVersion, Choice], settings: Settings) -> None:
-    put_own(node, choices, settings.asn)
+def put_router_id(node: Json, router_id: str | None) -> bool:
+    """Write a router ID that others cannot work out (neither our IPv4 address nor the hash of our name) into
+    a Node's annotations, or take away one that no longer holds: behind a route reflector it is how they know
+    our paths for ours (ORIGINATOR_ID). Whether that changed it. Raises CannotRegister.
+    """
+    wanted = None if router_id == "hash" else router_id
+    if wanted is not None:
+        annotations = _section(_section(node, "metadata"), "annotations")
+        changed = annotations.get(fields.ROUTER_ID) != wanted
+        annotations[fields.ROUTER_ID] = wanted
+        return changed
+    metadata = node.get("metadata")
+    noted = metadata.get("annotations") if isinstance(metadata, dict) else None
+    if not isinstance(noted, dict) or fields.ROUTER_ID not in noted:
+        return False
+    del noted[fields.ROUTER_ID]
+    if not noted:
+        del node["metadata"]["annotations"]
+    return True
+
+
+def _put(node: Json, choices: dict[IpVersion, Choice], settings: Settings) -> bool:
+    changed = put_own(node, choices, settings.asn)
+    return put_router_id(node, settings.router_id) or changed
 
 
 def held(node: Json | None, version: IpVersion, notes: list[str]) -> Own | None:

@@ -111,7 +111,8 @@ class Ownership:
                 network = node.network(address.version)
                 subnet = len(address) * 8 if network is None else network.length
                 self._hosts[len(address)].append(_Host(int.from_bytes(address, "big"), address, name, subnet))
-            for router_id in (node.ipv4, hashed_router_id(name), self._seen_router_ids.get(name)):
+            seen = self._seen_router_ids.get(name)
+            for router_id in (node.ipv4, hashed_router_id(name), node.router_id, seen):
                 if router_id is not None:
                     self._router_ids.setdefault(str(router_id), set()).add(name)
         self._owners = {address: tuple(names) for address, names in owners.items()}
@@ -126,9 +127,11 @@ class Ownership:
         return self._owners.get(address, ())
 
     def routers(self, router_id: str) -> frozenset[str]:
-        """The nodes with this router ID: their IPv4 address, the hash of their name, or as a session said.
+        """The nodes with this router ID: their IPv4 address, the hash of their name, what their agent wrote
+        into the Node, or as a session said.
 
-        Calico keeps no router ID in the datastore; these are the two rules CALICO_ROUTER_ID knows.
+        Calico keeps no router ID in the datastore; the first two are the rules CALICO_ROUTER_ID knows, the
+        third is for any other value of it.
         """
         return frozenset(self._router_ids.get(router_id, ()))
 
@@ -191,4 +194,4 @@ def _held_by(cidr: Prefix, holder: str | None, borrowed: Mapping[Address, str]) 
 
 
 def _places(nodes: Mapping[str, Node]) -> dict[str, tuple[object, ...]]:
-    return {name: (n.ipv4, n.ipv4_network, n.ipv6, n.ipv6_network) for name, n in nodes.items()}
+    return {name: (n.ipv4, n.ipv4_network, n.ipv6, n.ipv6_network, n.router_id) for name, n in nodes.items()}

@@ -74,6 +74,7 @@ def _node(key: Key, value: bytes) -> Node:
         asn=fields.asn("spec.bgp.asNumber", bgp.asNumber),
         labels=metadata.labels or {},
         route_reflector_cluster_id=fields.cluster_id(bgp.routeReflectorClusterID),
+        router_id=fields.router_id(metadata.annotations or {}),
     )
 
 

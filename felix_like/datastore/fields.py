@@ -13,6 +13,8 @@ from felix_like.model.bgp import SecretRef
 
 POOL_ROUTES = "tortie/pool-routes"
 PREFIX_LIMIT = "tortie/prefix-limit"
+ROUTER_ID = "tortie/router-id"
+"""Of a Node: its BGP identifier, where that follows neither from its address nor from its name."""
 
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,8})m)?(?:(\d{1,9})(?:\.\d+)?s)?", re.ASCII)
 _DOTTED_ASN = re.compile(r"(\d{1,5})\.(\d{1,5})", re.ASCII)
@@ -158,6 +160,16 @@ def prefix_limit(annotations: Mapping[str, str]) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) <= 8 and int(value)):
         raise ValueError(f"annotation {PREFIX_LIMIT}: {quoted(value)} is not allowed; use 1 to 99999999")
     return int(value)
+
+
+def router_id(annotations: Mapping[str, str]) -> str | None:
+    """A bad one counts as absent: the node is as good without, only its reflected paths are not known."""
+    text = annotations.get(ROUTER_ID, "")
+    try:
+        address = Address.parse(text)
+    except ValueError:
+        return None
+    return str(address) if address.version == 4 and any(address) else None
 
 
 def node_name(field: str, name: str) -> str:

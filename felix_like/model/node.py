@@ -23,6 +23,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     route_reflector_cluster_id: str = ""
     """Not empty: the node is a route reflector (RFC 4456) and takes no part in the mesh."""
+    router_id: str | None = None
+    """A dotted quad when CALICO_ROUTER_ID is one on that node: Tortie's annotation `tortie/router-id`."""
 
     def address(self, version: IpVersion) -> Address | None:
         return self.ipv4 if version == 4 else self.ipv6

@@ -96,6 +96,17 @@ async def test_everything_else_of_the_node_survives(settings: Settings) -> None:
     assert node == wanted
 
 
+async def test_a_router_id_of_its_own_comes_and_goes(settings: Settings) -> None:
+    _, node, _ = await at(replace(settings, router_id="9.9.9.9"), before={})
+    assert node["metadata"]["annotations"] == {"tortie/router-id": "9.9.9.9"}
+    again, _, revision = await at(replace(settings, router_id="9.9.9.9"))
+    assert not again.changed
+    done, node, later = await at(replace(settings, router_id="hash"))
+    assert done.changed
+    assert later > revision
+    assert "annotations" not in node["metadata"]
+
+
 async def test_an_address_of_another_node_is_refused_and_nothing_is_written(settings: Settings) -> None:
     other = {"metadata": {"name": "node-2"}, "spec": {"bgp": {"ipv4Address": "192.0.2.10/24"}}}
     before = {resource_key("Node", "node-2"): json.dumps(other).encode()}

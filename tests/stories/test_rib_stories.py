@@ -277,6 +277,13 @@ REFLECTED = (
         fib={},
         verdicts={f"{R4} {X}": "unknown"},
     ),
+    scene(
+        A, node("b", "192.0.2.2/24", router_id="203.0.113.1"), C, PODS,  # ... until a node says it is its own
+        R_LABELLED, TO_REFLECTORS, block_on("b"),
+        told={R4: {X: reflected(B4, "203.0.113.1")}},
+        fib={X: f"via {B4}"},
+        verdicts={f"{R4} {X}": "valid"},
+    ),
 )  # fmt: skip
 
 

@@ -127,6 +127,24 @@ def test_a_node_without_an_address_still_counts() -> None:
     assert decode(resource_key("Node", "x"), b"{}") == Node(name="x")
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("9.9.9.9", "9.9.9.9"),
+        ("0.0.0.0", None),
+        ("009.9.9.9", None),
+        ("fd00::1", None),
+        ("hash", None),
+        ("9.9.9.9\n", None),
+        ("", None),
+    ],
+)
+def test_a_router_id_is_a_dotted_quad_or_counts_as_absent(text: str, read: str | None) -> None:
+    """It is an annotation that only helps: a bad one must not take the whole node away."""
+    node = resource("Node", {}, annotations={"tortie/router-id": text, "other": "x"})
+    assert node == Node(name="x", router_id=read)
+
+
 def test_a_bare_address_has_the_host_route_as_its_network() -> None:
     node = resource("Node", {"bgp": {"ipv4Address": "10.0.0.3"}})
     assert node.ipv4_network == Prefix.parse("10.0.0.3/32")

@@ -22,6 +22,7 @@ STORE = (
     node("b", f"{B4}/24", "fd00::2/64"),
     node("c", f"{C4}/24"),
     node("lone", "203.0.113.7"),
+    node("six", ipv6="fd00::6/64", router_id="6.6.6.6"),
     node("twin-1", "192.0.2.50/24"),
     node("twin-2", "192.0.2.50/24"),
     pool("pods", "10.1.0.0/16"),
@@ -33,6 +34,7 @@ STORE = (
     block("10.1.0.64/26", "a"),
     block("10.1.0.128/26", None, {"10.1.0.130": "c"}),
     block("fd00:10::/122", "b"),
+    block("fd00:10::40/122", "six"),
     affinity("c", "10.1.1.0/26"),
     affinity("c", "10.1.1.64/26", AffinityState.PENDING),
     affinity("b", "10.1.1.128/26"),
@@ -95,6 +97,8 @@ HASH_B = hashed_router_id("b")
         (NODE_C, path(B4, originator_id=HASH_B), "10.1.0.0/26", "valid"),
         (NODE_C, path(B4, originator_id=C4), "10.1.0.0/26", "ORIGINATOR_ID 192.0.2.3 is c's, but"),
         (NODE_C, path(B4, originator_id="7.7.7.7"), "10.1.0.0/26", "unknown: its ORIGINATOR_ID 7.7.7.7 is"),
+        (NODE_C, path("fd00::6", originator_id="6.6.6.6"), "fd00:10::40/122", "valid: six holds block"),
+        (NODE_C, path(B4, originator_id="6.6.6.6"), "10.1.0.0/26", "ORIGINATOR_ID 6.6.6.6 is six's, but"),
         (peer(C4, "c", asn=65003), path(B4, originator_id="7.7.7.7"), "10.1.0.0/26", "valid"),  # eBGP
         # What is nobody's to announce.
         (NODE_C, path(C4), "0.0.0.0/0", "invalid: node c announces the default route"),

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from agent.autodetect import Method
-from agent.register import CannotRegister, Choice, Own, choose, held, put_own, refuse_duplicates
+from agent.register import (
+    CannotRegister,
+    Choice,
+    Own,
+    choose,
+    held,
+    put_own,
+    put_router_id,
+    refuse_duplicates,
+)
 from agent.settings import Settings, load
 from felix_like.model.address import Address, Asn, IpVersion
 
@@ -146,6 +155,37 @@ def test_an_as_number_is_written_only_when_set() -> None:
     assert current["spec"]["bgp"]["asNumber"] == 65002
     assert put_own(current, decided("10.0.0.3/24"), None)
     assert current["spec"]["bgp"]["asNumber"] == 65002
+
+
+def test_a_router_id_is_written_when_no_rule_leads_to_it() -> None:
+    before = node("10.0.0.1/24")
+    current = deepcopy(before)
+    for nothing in (None, "hash"):
+        assert not put_router_id(current, nothing)
+    assert put_router_id(current, "9.9.9.9")
+    assert current["metadata"]["annotations"] == {"a": "b", "tortie/router-id": "9.9.9.9"}
+    assert not put_router_id(current, "9.9.9.9")
+    assert put_router_id(current, "9.9.9.8")
+    for gone in (None, "hash"):
+        after = deepcopy(current)
+        assert put_router_id(after, gone)
+        assert after == before
+
+
+@pytest.mark.parametrize("resource", [{}, {"metadata": None}, {"metadata": {"annotations": None}}])
+def test_a_node_without_annotations_gets_its_first_and_loses_its_last(resource: dict[str, Any]) -> None:
+    assert not put_router_id(resource, None)
+    assert put_router_id(resource, "9.9.9.9")
+    assert resource == {"metadata": {"annotations": {"tortie/router-id": "9.9.9.9"}}}
+    assert put_router_id(resource, None)
+    assert resource == {"metadata": {}}
+
+
+def test_annotations_of_another_kind_are_not_overwritten() -> None:
+    odd = {"metadata": {"annotations": ["x"]}}
+    assert not put_router_id(odd, None)
+    with pytest.raises(CannotRegister, match=r"annotations is .* not an object"):
+        put_router_id(odd, "9.9.9.9")
 
 
 @pytest.mark.parametrize("spec", [{}, {"spec": None}, {"spec": {"bgp": None}}])
