@@ -59,8 +59,8 @@ TABLE = (
     Setting("IP6_AUTODETECTION_METHOD", "first-found", "The same for IPv6."),
     Setting("DISABLE_NODE_IP_CHECK", "false", "Start even when another Node has the same address."),
     Setting("AS", "", "AS number to write into the Node. Empty: what the Node has, or else the cluster's."),
-    Setting("CALICO_ROUTER_ID", "", "BGP identifier: a dotted quad, or `hash` of the node's name. "
-            "Empty: the IPv4 address."),
+    Setting("CALICO_ROUTER_ID", "", "BGP identifier: a dotted quad (noted in the Node as annotation "
+            "tortie/router-id), or `hash` of the node's name. Empty: the IPv4 address."),
     Setting("ETCD_ENDPOINTS", "http://127.0.0.1:2379", "Comma list of etcd's members, http:// or https://. "
             "Also read, for this and the next five: CALICO_ETCD_…, FELIX_ETCD…, calicoctl.cfg."),
     Setting("ETCD_CA_CERT_FILE", "", "PEM file of the authority that signed etcd's certificates."),

@@ -154,6 +154,26 @@ def test_an_originator_that_is_not_the_next_hop_is_rejected(world: World) -> Non
     assert block4(MASKED) not in node.kernel()
 
 
+def test_a_router_id_that_is_given_up(world: World) -> None:
+    """Back to the address as router ID: the note goes, and no path is held to it any more."""
+    wait_routes(world)
+    node, other = world.system.nodes[9], world.system.nodes[1]
+    assert f"ORIGINATOR_ID {ROUTER_ID}" in other.explain(block4(9))
+    del node.settings["CALICO_ROUTER_ID"]
+    node.kill_agent()
+    node.start_agent()
+    until(
+        lambda: "tortie/router-id" not in world.system.etcd.get(resource_key("Node", "node-9")), node.status
+    )
+    until(
+        lambda: f"ORIGINATOR_ID {v4(9)}" in other.explain(block4(9)),
+        lambda: (other.explain(block4(9)), node.peers()),
+        40,
+    )
+    wait_routes(world)
+    assert other.path(block4(9), v4(REFLECTOR))["validity"] == "valid"
+
+
 def test_a_lie_that_ends_leaves_the_truth_alone(world: World) -> None:
     node = world.system.nodes[1]
     wait_routes(world)
