@@ -69,7 +69,6 @@ async def keep(
             if not started:
                 read_back_at = clock() + resync * random.uniform(0.9, 1.1)
                 await sink.start()
-                started = True
             sink.wake.clear()
             report = await sink.apply()
         except (Exception, asyncio.CancelledError) as problem:

@@ -50,6 +50,7 @@ async def keep_told(
     ready: Callable[[], Verdict],
     sentence: Callable[[], str],
     patience: float = PATIENCE,
+    status_every: float = _STATUS_EVERY,
 ) -> None:
     """For ever: READY=1 once ready or after `patience` seconds, then STATUS and WATCHDOG. Cheap when nobody
     listens."""
@@ -66,7 +67,7 @@ async def keep_told(
             words["READY"] = "1"
             next_status = now
         if notifier and now >= next_status:
-            next_status = now + _STATUS_EVERY
+            next_status = now + status_every
             verdict = ready()
             status = sentence() if verdict else f"{verdict.reason}; {sentence()}"
             if status != said:
@@ -75,5 +76,5 @@ async def keep_told(
             notifier.say(**words)
         if said_ready and not notifier:
             await asyncio.get_running_loop().create_future()
-        pause = min(_STATUS_EVERY, notifier.watchdog / 3 or _STATUS_EVERY)
+        pause = min(status_every, notifier.watchdog / 3 or status_every)
         await asyncio.sleep(pause if said_ready else min(pause, _READY_EVERY))

@@ -9,7 +9,15 @@ from agent.calculation import Calculation
 from felix_like.calc.graph import CalcGraph
 from felix_like.calc.snapshot import Change
 from felix_like.model.address import Address, Prefix
-from felix_like.model.desired import KernelNextHop, LocalNode, NextHopState, Resolved, Route, RouteKey
+from felix_like.model.desired import (
+    KernelNextHop,
+    LocalNode,
+    NextHopState,
+    Resolved,
+    Route,
+    RouteKey,
+    Unresolved,
+)
 from felix_like.model.path import Attributes
 from tests.support.stories import key_of
 
@@ -22,6 +30,8 @@ class Hands:
         self.calls: list[tuple[str, Any]] = []
         self.asked: list[frozenset[Address]] = []
         self.watched: set[Address] = set()
+        self.forgotten: list[frozenset[Address]] = []
+        self.unreachable: set[Address] = set()
 
     def clock(self) -> float:
         return self.now
@@ -63,10 +73,16 @@ class Hands:
         asked = frozenset(addresses)
         self.asked.append(asked)
         self.watched |= asked
-        return {address: Resolved((KernelNextHop(address, 2),)) for address in asked}
+        return {
+            address: Unresolved("no route to it")
+            if address in self.unreachable
+            else Resolved((KernelNextHop(address, 2),))
+            for address in asked
+        }
 
     def forget(self, addresses: Iterable[Address]) -> None:
-        self.watched -= set(addresses)
+        self.forgotten.append(frozenset(addresses))
+        self.watched -= self.forgotten[-1]
 
 
 def calculation(hands: Hands, node: str = "a", **settings: Any) -> Calculation:

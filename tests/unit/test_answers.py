@@ -238,12 +238,14 @@ async def test_clients_that_leave_at_any_point_cost_nothing(path: Path) -> None:
 async def test_the_end_does_not_wait_for_anyone(path: Path) -> None:
     answers: Callable[..., Any] = Answers()
     async with served(path, answers, patience=1000):
-        _, silent = await asyncio.open_unix_connection(path)
+        hears, silent = await asyncio.open_unix_connection(path)
         _, slow = await asyncio.open_unix_connection(path)
         slow.write(b'{"ask": "long", "entries": 1000000}\n')
         await asyncio.sleep(0.05)
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < 5
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(hears.read(), 10) == b"", "let go, not forgotten"
     for writer in (silent, slow):
         writer.close()
     others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -130,6 +130,50 @@ async def test_a_next_hop_that_is_replaced_by_a_new_one_is_forgotten_in_that_tur
     assert hands.watched == {ip("192.0.2.78")}
 
 
+W = "10.1.1.0/26"
+
+
+async def test_a_next_hop_is_forgotten_though_the_turn_s_last_outcome_changes_no_route() -> None:
+    hands = Hands()
+    made = await synced(hands, block_on("c", W))
+    learn(made, B4, X)
+    await turn()
+    hands.unreachable.add(ip(C4))
+    made.graph.on_withdrawn(ip(B4), [net(X)])
+    learn(made, C4, W)
+    await turn()
+    assert hands.watched == {ip(C4)}
+    assert hands.forgotten == [frozenset({ip(B4)})]
+
+
+async def test_what_was_forgotten_is_not_forgotten_again() -> None:
+    hands = Hands()
+    made = await synced(hands, block_on("c", W))
+    learn(made, B4, X)
+    await turn()
+    made.graph.on_withdrawn(ip(B4), [net(X)])
+    made.told()
+    await turn()
+    hands.calls.clear()
+    learn(made, C4, W)
+    await turn()
+    assert hands.names() == ["want"]
+    assert hands.forgotten == [frozenset({ip(B4)})]
+
+
+async def test_an_outcome_knows_when_its_first_news_came() -> None:
+    hands = Hands()
+    made = await synced(hands)
+    hands.now = 2000.0
+    made.told()
+    hands.now = 2001.0
+    made.told()
+    await turn()
+    assert made.told_at == 2000.0
+    made.told()
+    assert made.told_at == 2001.0
+
+
 async def test_a_way_that_changes_changes_the_route() -> None:
     hands = Hands()
     made = await synced(hands)

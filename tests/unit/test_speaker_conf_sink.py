@@ -148,6 +148,14 @@ async def test_what_the_speaker_does_not_take_it_is_told_again_though_the_file_i
     assert (len(world.reloads), world.refused()) == (3, [])
 
 
+async def test_a_changed_file_that_is_not_taken_is_told_again(world: World) -> None:
+    await world.apply(desired("192.0.2.2"))
+    world.answers = ["port 179 is in use"]
+    assert await world.apply(desired("192.0.2.2", "192.0.2.3")) == AGAIN
+    assert await world.apply() == OK
+    assert len(world.reloads) == 3
+
+
 async def test_a_refusal_that_comes_late_wakes_the_sink_and_the_file_is_told_again(world: World) -> None:
     await world.apply(desired("192.0.2.2"))
     world.sink.wake.clear()

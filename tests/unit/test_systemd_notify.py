@@ -56,14 +56,16 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 class World:
     """A process that is as ready as it is told."""
 
-    def __init__(self, notifier: Notifier, patience: float = 1000) -> None:
+    def __init__(self, notifier: Notifier, patience: float = 1000, status_every: float = 10) -> None:
         self.verdict: Verdict = No("etcd has not answered")
+        self.established = 2
         self.task = asyncio.create_task(
             keep_told(
                 notifier,
                 ready=lambda: self.verdict,
-                sentence=lambda: "2 of 3 sessions established",
+                sentence=lambda: f"{self.established} of 3 sessions established",
                 patience=patience,
+                status_every=status_every,
             )
         )
 
@@ -87,6 +89,17 @@ async def test_whoever_is_ordered_after_us_does_not_wait_for_a_dead_etcd(manager
     world = World(manager.notifier(), patience=0.3)
     await eventually(lambda: manager.last("READY"))
     assert manager.last("STATUS") == "etcd has not answered; 2 of 3 sessions established"
+    await world.end()
+
+
+async def test_a_new_sentence_is_said_and_the_same_one_is_not_repeated(manager: Manager) -> None:
+    world = World(manager.notifier(), status_every=0.02)
+    world.verdict = Yes()
+    await eventually(lambda: manager.last("READY"))
+    await asyncio.sleep(0.2)
+    assert sum("STATUS" in words for words in manager.listen()) == 1
+    world.established = 3
+    await eventually(lambda: manager.last("STATUS") == "3 of 3 sessions established")
     await world.end()
 
 
