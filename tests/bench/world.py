@@ -33,7 +33,6 @@ class World:
         self.lab = Lab(name=name, folder=Path(tempfile.mkdtemp(prefix=f"{name}-")))
         self.nodes = [self._node(index) for index in range(1, nodes + 1)]
         self._children: list[subprocess.Popen[bytes]] = []
-        self._sysctls: dict[str, str] = {}
 
     @staticmethod
     def _node(index: int) -> LabNode:
@@ -75,9 +74,7 @@ class World:
         return Prefix.of(f"10.65.{index >> 2}.{(index & 3) << 6}/26")
 
     def _build(self) -> None:
-        needed = sysctls.needed(len(self.nodes), 0)
-        self._sysctls = sysctls.too_low(needed)
-        sysctls.write({setting: needed[setting] for setting in self._sysctls})
+        sysctls.claim(self.lab.name, sysctls.needed(len(self.nodes), 0))
         netns.ip_batch(wiring.namespaces([self.lab.fabric, *self.namespaces]))
         netns.write_sysctls(self.lab.fabric, wiring.host_settings())
         netns.ip_batch(wiring.bridge(), self.lab.fabric)
@@ -127,7 +124,7 @@ class World:
     def close(self) -> None:
         self.stop(list(self._children))
         netns.delete([*self.namespaces, self.lab.fabric])
-        sysctls.write(self._sysctls)
+        sysctls.give_back(self.lab.name)
         shutil.rmtree(self.lab.folder, ignore_errors=True)
 
     def cut(self, node: LabNode) -> None:
