@@ -97,7 +97,7 @@ async def run(settings: Settings) -> None:
     follower = Follower(
         client,
         calculation,
-        snapshot_file=settings.run_dir / "last-good-snapshot",
+        snapshot_file=settings.state_dir / "last-good-snapshot",
         secrets=SecretFiles(settings.secrets_dir),
         wall=time.time,
     )

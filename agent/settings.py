@@ -34,6 +34,7 @@ from felix_like.model.address import Asn
 from felix_like.model.desired import DEFAULT_ROUTE_PRIORITY, LocalNode
 
 NODENAME_FILE = "/var/lib/calico/nodename"
+STATE_DIR = Path("/var/lib/tortie")
 LEAST_HOLD_TIME = 9
 """Seconds. Below it, a speaker that is busy for a moment loses sessions (seen at 3 s with many peers)."""
 
@@ -70,7 +71,9 @@ TABLE = (
     Setting("ETCD_PASSWORD", "", "etcd password."),
     Setting("FELIX_LOGSEVERITYSCREEN", "Info", "Debug, Info, Warning, Error or Fatal. Otherwise "
             "BGP_LOGSEVERITYSCREEN or CALICO_STARTUP_LOGLEVEL."),
-    Setting("TORTIE_RUN_DIR", "/run/tortie", "Sockets, exabgp.conf and the last good snapshot."),
+    Setting("TORTIE_RUN_DIR", "/run/tortie", "Sockets and exabgp.conf."),
+    Setting("TORTIE_STATE_DIR", "see meaning", "The last good snapshot, which should outlive a reboot: "
+            "/var/lib/tortie, or the run directory where TORTIE_RUN_DIR names another than the default."),
     Setting("TORTIE_SECRETS_DIR", "/etc/tortie/secrets", "BGP passwords: secretKeyRef is a file NAME/KEY."),
     Setting("TORTIE_ORIGIN_VALIDATION", "enforce", "Learned routes inside pools: `enforce` installs only "
             "what the IPAM data bears out, `observe` only says so, `off` does not look."),
@@ -137,6 +140,7 @@ class Settings:
     log_level: int
     """As the standard library's logging counts."""
     run_dir: Path
+    state_dir: Path
     secrets_dir: Path
     origin_validation: OriginValidation = "enforce"
     prefix_limit: int = 50_000
@@ -173,6 +177,7 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
     def text(name: str) -> str:
         return values.get(name, "").strip() or _DEFAULT[name]
 
+    run_dir = _directory("TORTIE_RUN_DIR", text("TORTIE_RUN_DIR"))
     return Settings(
         nodename=_nodename(values, hostname),
         ip=address_setting("IP", text("IP"), 4),
@@ -184,7 +189,8 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
         router_id=router_id("CALICO_ROUTER_ID", text("CALICO_ROUTER_ID")),
         etcd=_etcd(values, calicoctl_file),
         log_level=_log_level(values),
-        run_dir=_directory("TORTIE_RUN_DIR", text("TORTIE_RUN_DIR")),
+        run_dir=run_dir,
+        state_dir=_state_dir(values, run_dir),
         secrets_dir=_directory("TORTIE_SECRETS_DIR", text("TORTIE_SECRETS_DIR")),
         origin_validation=origin_validation("TORTIE_ORIGIN_VALIDATION", text("TORTIE_ORIGIN_VALIDATION")),
         prefix_limit=whole_number("TORTIE_PREFIX_LIMIT", text("TORTIE_PREFIX_LIMIT"), 1, 10_000_000),
@@ -277,6 +283,14 @@ def _directory(name: str, text: str) -> Path:
     if not path.is_absolute() or "\0" in text:
         raise SettingsError(f"{name}: {text!r} is not an absolute path; use one such as {_DEFAULT[name]}")
     return path
+
+
+def _state_dir(values: Mapping[str, str], run_dir: Path) -> Path:
+    """Agents with run directories of their own, as in a lab, must share no snapshot."""
+    named = values.get("TORTIE_STATE_DIR", "").strip()
+    if named:
+        return _directory("TORTIE_STATE_DIR", named)
+    return STATE_DIR if run_dir == Path(_DEFAULT["TORTIE_RUN_DIR"]) else run_dir
 
 
 def _hold_time(text: str) -> int:

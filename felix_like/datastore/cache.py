@@ -70,7 +70,8 @@ def encode(known: Known, now: float) -> bytes:
 
 
 def write(path: Path, octets: bytes) -> None:
-    """Replace the file at once or not at all; mode 0600. Raises OSError."""
+    """Replace the file at once or not at all; mode 0600, its directory made as needed. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

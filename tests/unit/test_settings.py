@@ -38,6 +38,7 @@ def test_the_defaults_are_those_of_the_table(nowhere: dict[str, str]) -> None:
     assert got.etcd.endpoints == (default["ETCD_ENDPOINTS"],)
     assert got.log_level == logging.INFO
     assert str(got.run_dir) == default["TORTIE_RUN_DIR"]
+    assert str(got.state_dir) == "/var/lib/tortie"
     assert str(got.secrets_dir) == default["TORTIE_SECRETS_DIR"]
     assert got.origin_validation == default["TORTIE_ORIGIN_VALIDATION"]
     assert str(got.hold_time) == default["TORTIE_HOLD_TIME"]
@@ -80,6 +81,7 @@ def test_everything_set(nowhere: dict[str, str]) -> None:
     assert got.etcd.endpoints == ("http://10.0.0.9:2379",)
     assert got.log_level == logging.WARNING
     assert got.run_dir == Path("/tmp/x")
+    assert got.state_dir == Path("/tmp/x")  # agents with run directories of their own share no snapshot
     assert got.origin_validation == "observe"
     assert got.local_node == LocalNode(
         name="Node.1", router_id="hash", prefix_limit=10, hold_time=0, route_priority=50
@@ -138,6 +140,7 @@ WRONG = [
     ("FELIX_LOGSEVERITYSCREEN", "loud"),
     ("BGP_LOGSEVERITYSCREEN", "quiet"),
     ("TORTIE_RUN_DIR", "run"),
+    ("TORTIE_STATE_DIR", "lib"),
     ("TORTIE_SECRETS_DIR", "./secrets"),
     ("TORTIE_ORIGIN_VALIDATION", "on"),
     ("TORTIE_PREFIX_LIMIT", "0"),
