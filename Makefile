@@ -43,6 +43,7 @@ check: setup ## Lint, format check, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases --namespace-packages tests/bench
 	$(BIN)/lint-imports
 
 format: setup ## Bring the code into the house's format

@@ -6,7 +6,9 @@ import asyncio
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
+from agent.lab.state import LabNode
 from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
 from tests.bench import bird, cluster, tortie
@@ -47,10 +49,12 @@ async def _prepare_tortie(made: World) -> None:
     for node in made.nodes:
         tortie.start(made, node)
     tortie.wait_up(made, made.nodes)
+
+    def meshed(node: LabNode) -> bool:
+        return tortie.established(made, node) == NODES - 1
+
     for node in made.nodes:
-        wait_until(
-            lambda node=node: tortie.established(made, node) == NODES - 1, 60, f"{node.name}'s sessions"
-        )
+        wait_until(partial(meshed, node), 60, f"{node.name}'s sessions")
 
 
 async def _prepare_bird(made: World) -> None:
@@ -59,12 +63,12 @@ async def _prepare_bird(made: World) -> None:
     for node in made.nodes:
         bird.start(made, node, bird.config(node.ipv4, [], []))
         bird.pipeline(made, node)
+
+    def meshed(node: LabNode) -> bool:
+        return bird.protocols(made.folder(node)).count("Established") == NODES - 1
+
     for node in made.nodes:
-        wait_until(
-            lambda node=node: bird.protocols(made.folder(node)).count("Established") == NODES - 1,
-            60,
-            f"{node.name}'s BIRD sessions",
-        )
+        wait_until(partial(meshed, node), 60, f"{node.name}'s BIRD sessions")
 
 
 async def _claims(made: World, first: int, end: int) -> list[float]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from felix_like.calc.graph import CalcGraph, Session
-from felix_like.calc.snapshot import Change
+from felix_like.calc.snapshot import Change, Resource
 from felix_like.model.address import Address, Asn, Prefix
 from felix_like.model.bgp import BgpPeer
 from felix_like.model.block import Block
@@ -29,7 +29,7 @@ NODE, TOR = Address.parse("192.0.2.2"), Address.parse("192.0.2.254")
 def graph_with_peers(nodes: int = 3) -> CalcGraph:
     graph = CalcGraph(LocalNode(name="node-1", prefix_limit=1_000_000))
     network = Prefix.parse("192.0.2.0/24")
-    values = [
+    values: list[Resource] = [
         Node(name=f"node-{i}", ipv4=Address.parse(f"192.0.2.{i}"), ipv4_network=network)
         for i in range(1, nodes + 1)
     ]
@@ -39,7 +39,7 @@ def graph_with_peers(nodes: int = 3) -> CalcGraph:
         for i in range(4096)
     ]
     tor = BgpPeer(name="tor", peer_ip=TOR, asn=Asn(65000))
-    everything = [*values, pool, *blocks, tor]
+    everything: list[Resource] = [*values, pool, *blocks, tor]
     graph.on_datastore([Change(f"/{i}", value, i) for i, value in enumerate(everything, 1)], True)
     for peer, asn in ((NODE, 64512), (TOR, 65000)):
         graph.on_peer_up(peer, session(peer, asn), 0.0)
@@ -95,12 +95,20 @@ def run(title: str, peer: Address, told: list[tuple[Attributes, list[Prefix]]]) 
             graph.on_learned(peer, attributes, prefixes)
             graph.take()
 
+    def learn_again() -> None:
+        learn()
+        graph.take()
+
+    def withdraw() -> None:
+        for _, prefixes in told:
+            graph.on_withdrawn(peer, prefixes)
+
     measure("learn", count, learn)
     measure("decide and emit", count, take)
-    measure("the same announced again (no change)", count, lambda: (learn(), graph.take()))
+    measure("the same announced again (no change)", count, learn_again)
     measure("judge all again (pool changed)", count, graph._tables.importer.judge_all)
     measure("session lost gracefully", count, lambda: graph.on_peer_down(peer, 1.0, graceful=True, reason=""))
-    measure("withdrawn", count, lambda: [graph.on_withdrawn(peer, prefixes) for _, prefixes in told])
+    measure("withdrawn", count, withdraw)
     measure("decide and emit the withdrawals", count, graph.take)
     graph.on_next_hops({peer: hop})
     graph.on_learned(peer, *told[0])

@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agent.lab.state import LabNode
@@ -54,12 +55,12 @@ def _start_bird(made: World, node: LabNode) -> int:
 
 def _bird_up(made: World) -> None:
     """Until every pipeline has put the node's own block into its BIRD."""
+
+    def rendered(node: LabNode) -> bool:
+        return "route 10." in (made.folder(node) / "bird.conf").read_text()
+
     for node in made.nodes:
-        wait_until(
-            lambda node=node: "route 10." in (made.folder(node) / "bird.conf").read_text(),
-            300,
-            f"{node.name}'s confd",
-        )
+        wait_until(partial(rendered, node), 300, f"{node.name}'s confd")
     time.sleep(2)
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from agent.lab.state import LabNode
@@ -54,7 +55,7 @@ def wait_up(world: World, nodes: Iterable[LabNode], seconds: float = 180) -> Non
         )
 
     for node in nodes:
-        wait_until(lambda node=node: up(node), seconds, f"{node.name}'s agent")
+        wait_until(partial(up, node), seconds, f"{node.name}'s agent")
 
 
 def established(world: World, node: LabNode) -> int:

@@ -244,7 +244,8 @@ async def test_a_disk_that_refuses_is_said_once_and_stops_nothing(
 ) -> None:
     caplog.set_level(logging.WARNING)
     await write(member, *NODES)
-    world = World(member.endpoint, tmp_path / "absent")
+    (tmp_path / "a file").touch()
+    world = World(member.endpoint, tmp_path / "a file" / "no directory")
     async with world.running():
         await eventually(lambda: "cannot be written" in caplog.text)
         for number in range(3, 6):

@@ -73,6 +73,7 @@ class Bird:
         self._log = folder / "bird.log"
         self._router_id = router_id
         self._options = options
+        self._since: dict[str, str] = {}
         self._write(parts)
         self.start()
 
@@ -130,6 +131,17 @@ class Bird:
         return found.group(1) if found else "?"
 
     def since(self, protocol: str) -> str:
+        """When the protocol's state last changed, as BIRD writes it: equal texts mean no change.
+
+        BIRD derives the time of day anew each time and may round it to the next millisecond.
+        """
+        text = self._since_now(protocol)
+        known = self._since.get(protocol)
+        if known is None or abs(_seconds(text) - _seconds(known)) > 0.01:
+            self._since[protocol] = text
+        return self._since[protocol]
+
+    def _since_now(self, protocol: str) -> str:
         found = re.search(
             rf"^{protocol}\s+BGP\s+\S+\s+\S+\s+(\S+)", self.ask("show", "protocols"), re.MULTILINE
         )
@@ -168,6 +180,15 @@ class Bird:
             seconds,
             lambda: f"{protocol} has {sorted(self.routes(protocol))[:20]}, not {sorted(expected)[:20]}",
         )
+
+
+def _seconds(text: str) -> float:
+    """Of a time of day, `06:56:24.503`; below zero for what is none."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return -1.0
 
 
 def _wait(condition, seconds: float, complaint) -> None:  # type: ignore[no-untyped-def]
