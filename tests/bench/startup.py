@@ -21,30 +21,43 @@ from tests.bench import bird, cluster, kernels, tortie
 from tests.bench.world import World, wait_until, world
 
 SIZES = (3, 20, 50)
+PEERS = (3, 50)
 IDLE_SECONDS = 30.0
 
 
-def run(sizes: tuple[int, ...] = SIZES) -> tuple[dict[str, object], dict[str, object]]:
-    """Figures of (5) by number of nodes, and of (4) by number of peers."""
+Started = dict[str, list[subprocess.Popen[bytes]]]
+"""Node -> its speaker and its agent."""
+
+
+def run(sizes: tuple[int, ...] = SIZES) -> dict[str, object]:
+    """Figures of (5), by number of nodes."""
     convergence: dict[str, object] = {}
-    footprint: dict[str, object] = {}
     for size in sizes:
         with world("benchd", size) as made:
             theirs = asyncio.run(_converge(made, _start_bird, _bird_up))
         with world("benchd", size) as made:
-            started: dict[str, list[subprocess.Popen[bytes]]] = {}
-
-            def start(
-                made: World, node: LabNode, started: dict[str, list[subprocess.Popen[bytes]]] = started
-            ) -> int:
-                started[node.name] = tortie.start(made, node)
-                return started[node.name][-1].pid
-
-            ours = asyncio.run(_converge(made, start, lambda made: tortie.wait_up(made, made.nodes, 300)))
-            if size in (sizes[0], sizes[-1]):
-                footprint[str(size - 1)] = idle(started[made.nodes[0].name])
+            ours = _converge_tortie(made, {})
         convergence[str(size)] = {"tortie_s": ours, "bird_s": theirs}
-    return convergence, footprint
+    return convergence
+
+
+def footprint(peers: tuple[int, ...] = PEERS) -> dict[str, object]:
+    """Figures of (4), by number of peers: the first node of a mesh that has converged."""
+    figures: dict[str, object] = {}
+    for number in peers:
+        with world("benche", number + 1) as made:
+            started: Started = {}
+            _converge_tortie(made, started)
+            figures[str(number)] = idle(started[made.nodes[0].name])
+    return figures
+
+
+def _converge_tortie(made: World, started: Started) -> float:
+    def start(made: World, node: LabNode) -> int:
+        started[node.name] = tortie.start(made, node)
+        return started[node.name][-1].pid
+
+    return asyncio.run(_converge(made, start, lambda made: tortie.wait_up(made, made.nodes, 300)))
 
 
 def _start_bird(made: World, node: LabNode) -> int:
