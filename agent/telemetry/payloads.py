@@ -7,6 +7,7 @@ own clock.
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -167,6 +168,9 @@ RETAINED = ("status", "peers", "counts")
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12): a definition per kind of message, by the struct's name."""
     _, components = msgspec.json.schema_components(KINDS.values(), ref_template="#/$defs/{name}")
+    for component in components.values():
+        # Python 3.13 takes a docstring's indentation away, older ones leave it.
+        component["description"] = inspect.cleandoc(component.get("description", ""))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Tortie's messages over MQTT, version 1",
