@@ -109,7 +109,8 @@ def test_watch_tells_what_happens_from_the_sockets(system: System) -> None:
     output = system.folder / "events"
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agent.cli.main", "watch", "-o", "json"],
+            # A runner in the background may have told its children to ignore Ctrl-C.
+            ["env", "--default-signal=INT", sys.executable, "-m", "agent.cli.main", "watch", "-o", "json"],
             env=os.environ | {"TORTIE_RUN_DIR": str(system.folder)}, stdout=file,
         )  # fmt: skip
 
