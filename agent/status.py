@@ -213,7 +213,17 @@ class Status:
         via = spelled(self.kernel.installed(key))
         if via:
             lines[-1] += f", {', '.join(via)}"
+        elif (wider := self._covering(prefix)) is not None:
+            state = self.kernel.state(RouteKey(wider, graph.local.route_priority))
+            lines.append(f"covered by {wider} ({state}): 'tortiectl explain {wider}' says more")
         return {"prefix": str(prefix), "lines": lines}
+
+    def _covering(self, prefix: Prefix) -> Prefix | None:
+        """The longest other prefix known here that packets to this one may follow."""
+        known = (
+            other for other in self.calculation.graph.prefixes() if other != prefix and other.covers(prefix)
+        )
+        return max(known, key=lambda other: other.length, default=None)
 
 
 RIB_COUNTS = ("prefixes", "paths", "valid", "invalid", "unknown")

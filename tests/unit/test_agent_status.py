@@ -342,6 +342,8 @@ def test_an_explanation_ends_with_the_kernel(agent: Agent) -> None:
     assert told["lines"][0].startswith(f"{X}: ")
     assert told["lines"][-1] == f"kernel: installed, via {B4} dev lo"
     assert agent.ask(ask="explain", prefix="10.9.0.0/16")["lines"][-1] == "kernel: not wanted"
+    pod = X.partition("/")[0]
+    assert agent.ask(ask="explain", prefix=pod)["lines"][-1].startswith(f"covered by {X} (")
 
 
 @pytest.mark.parametrize(
