@@ -4,7 +4,8 @@
 affinities and the nodes in etcd, renders bird.conf, checks it with `bird -p`, renames it and runs
 `birdc configure`. It uses Tortie's own etcd client, renders in one go and reloads once per change, where
 confd renders six files and sends up to three reloads. As confd does, it runs both commands through the
-shell.
+shell. calico-node does not check the file that a claim changes; without that check this pipeline is about
+3 ms faster: the README says what that does to the ratio.
 """
 
 from __future__ import annotations
