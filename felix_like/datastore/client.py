@@ -43,11 +43,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A condition of a transaction: the key's version or mod revision is (or is not) so much."""
+    """A condition of a transaction: the key's version or a revision of it is (or is not) so much."""
 
     key: str
     target: str
-    """`version` or `mod_revision`. Version 0: the key does not exist."""
+    """`version`, `mod_revision` or `create_revision`. 0: the key does not exist."""
     value: int
     equal: bool = True
 
@@ -275,7 +275,9 @@ def _compare(compare: Compare) -> pb.Compare:
         return pb.Compare(result=result, target=pb.Compare.VERSION, key=key, version=compare.value)
     if compare.target == "mod_revision":
         return pb.Compare(result=result, target=pb.Compare.MOD, key=key, mod_revision=compare.value)
-    raise ValueError(f"compare target {compare.target!r}; use version or mod_revision")
+    if compare.target == "create_revision":
+        return pb.Compare(result=result, target=pb.Compare.CREATE, key=key, create_revision=compare.value)
+    raise ValueError(f"compare target {compare.target!r}; use version, mod_revision or create_revision")
 
 
 def _operation(operation: Put | Delete | Get) -> pb.RequestOp:

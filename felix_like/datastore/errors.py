@@ -50,6 +50,10 @@ class Refused(EtcdError):
     """etcd refuses this request and will refuse it again: too large, invalid, out of space."""
 
 
+class GuardFailed(EtcdError):
+    """A condition that all of this writer's transactions carry does not hold any more: it may not write."""
+
+
 class CasConflict(EtcdError):
     """Someone else was faster. `current` is what is there now; None: nothing."""
 

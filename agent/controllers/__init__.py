@@ -1,0 +1,1 @@
+"""`tortie-controllers`: what one process does for the whole cluster."""
