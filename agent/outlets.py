@@ -13,6 +13,7 @@ from agent.settings import Settings
 from agent.sinks.mqtt import MqttSink
 from agent.status import Status
 from agent.systemd import Notifier, keep_told
+from agent.web import metrics
 from agent.web.exposition import Family, Histogram
 from agent.web.health import Health
 from felix_like.model.verdict import Refusal
@@ -41,7 +42,7 @@ class Outlets:
                 settings.health_address,
                 ready=readiness.verdict,
                 status=status.status,
-                histograms=self._histograms,
+                more=self._more,
             )
 
     def refusals(self) -> list[Refusal]:
@@ -66,10 +67,7 @@ class Outlets:
         """We are going."""
         self._notifier.say(STOPPING="1")
 
-    def _histograms(self) -> list[Family]:
-        return [
-            self._convergence.family(
-                "tortie_convergence_seconds",
-                "From the first news (from etcd, a peer, the kernel) to the kernel routes that follow.",
-            )
-        ]
+    def _more(self) -> list[Family]:
+        """The metrics that the status does not have."""
+        connected = self._mqtt.connected if self._mqtt is not None else None
+        return [metrics.broker(connected), metrics.convergence(self._convergence)]

@@ -22,7 +22,8 @@ RETRY: Final = 5.0
 
 
 class Health:
-    """Serves for ever. `ready` says why not; `status` gives the document that `agent.sock` gives.
+    """Serves for ever. `ready` says why not; `status` gives the document that `agent.sock` gives; `more` the
+    metrics that are not in it.
 
     A port that is taken (by the calico-node we take over from, say) is said, and tried again: nothing that
     forwards packets depends on it.
@@ -34,12 +35,12 @@ class Health:
         *,
         ready: Callable[[], Verdict],
         status: Callable[[], Mapping[str, Any]],
-        histograms: Callable[[], list[exposition.Family]] = list,
+        more: Callable[[], list[exposition.Family]] = list,
     ) -> None:
         self._address = address
         self._ready = ready
         self._status = status
-        self._histograms = histograms
+        self._more = more
         self._fair = Fair()
         self._refusal: Refusal | None = None
         self.port: int | None = None
@@ -79,7 +80,7 @@ class Health:
 
     def _metrics(self) -> str:
         ready = bool(self._ready())
-        return exposition.text([*families(self._status(), ready=ready), *self._histograms()])
+        return exposition.text([*families(self._status(), ready=ready), *self._more()])
 
     def _say(self, reason: str) -> None:
         host, port = self._address

@@ -150,7 +150,7 @@ class World:
             (HOST, port),
             ready=lambda: self.verdict,
             status=lambda: WHOLE,
-            histograms=lambda: [self.histogram.family("tortie_convergence_seconds", "Seconds.")],
+            more=lambda: [self.histogram.family("tortie_convergence_seconds", "Seconds.")],
         )
 
     @contextlib.asynccontextmanager

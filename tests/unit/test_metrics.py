@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.web.exposition import Family, Histogram, counter, gauge, number, text
-from agent.web.metrics import families
+from agent.web.metrics import TABLE, broker, convergence, families, markdown
 from tests.support.agentsocket import NOW, STATUS
 
 COUNTS = {"received": 20, "accepted": 15, "rejected": 5, "stale": 2, "advertised": 3}
@@ -90,7 +91,7 @@ def test_every_number_of_the_status_is_there() -> None:
         for kind, value in COUNTS.items()
     }
     assert found == counts | {
-        f'tortie_build_info{{version="{STATUS["agent"]["version"]}"}}': 1,
+        f'tortie_build_info{{version="{STATUS["agent"]["version"]}",node="node-1"}}': 1,
         "tortie_ready": 1,
         'tortie_datastore_state{state="connecting"}': 0,
         'tortie_datastore_state{state="in-sync"}': 1,
@@ -166,6 +167,31 @@ def test_names_and_help_are_as_prometheus_wants_them() -> None:
         assert re.fullmatch(r"(tortie|process)_[a-z_]+", family.name)
         assert family.name.endswith("_total") == (family.kind == "counter")
         assert family.help.endswith(".")
+
+
+def test_the_table_has_every_metric_as_it_is_told() -> None:
+    told = [*families(document(), ready=True), broker(True), convergence(Histogram((1.0,)))]
+    as_told = {
+        family.name: (family.kind, family.help, {tuple(labels) for _, labels, _ in family.samples})
+        for family in told
+    }
+    assert as_told.keys() == {metric.name for metric in TABLE}
+    for metric in TABLE:
+        kind, meaning, labels = as_told[metric.name]
+        assert (kind, meaning) == (metric.kind, metric.help)
+        assert labels == ({("le",), ()} if metric.kind == "histogram" else {metric.labels})
+
+
+def test_the_broker_s_state_is_told_only_where_there_is_one() -> None:
+    assert "\ntortie_broker_up 1\n" in text([broker(True)])
+    assert "\ntortie_broker_up 0\n" in text([broker(False)])
+    assert "\ntortie_broker_up" not in text([broker(None)])
+
+
+def test_the_table_of_metrics_is_the_code_s_own() -> None:
+    text = (Path(__file__).parents[2] / "deploy/README.md").read_text(encoding="utf-8")
+    between = text.partition("<!-- metrics -->")[2].partition("<!-- /metrics -->")[0]
+    assert between.strip() == markdown().strip()
 
 
 def test_nothing_of_a_hostile_name_escapes_its_quotes() -> None:
