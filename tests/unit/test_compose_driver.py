@@ -178,6 +178,42 @@ def test_what_is_paused_goes_on_whatever_happens() -> None:
     assert engine.done == ["pause node-2-speaker", "unpause node-2-speaker"]
 
 
+class Cut(FakeEngine):
+    """Nobody has routes via node-3, and the broker tells its will a few looks later."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(lost=7)
+        self.hops = 2
+        self.looks = looks
+
+    def inside(self, node: str, *words: str) -> dict[str, Any]:
+        return super().inside(node, *words) | {"routes": {}, "status": status(datastore={"state": "stale"})}
+
+    def execute(self, service: str, *command: str) -> str:
+        if service == "broker":
+            self.looks -= 1
+            self.states["node-3"] = "gone" if self.looks < 0 else "running"
+        return super().execute(service, *command)
+
+    def unplug(self, node: str) -> None:
+        self.done.append(f"unplug {node}")
+
+    def plug_in(self, node: str, *_addresses: str) -> None:
+        self.done.append(f"plug in {node}")
+
+
+def test_a_last_will_is_waited_for_and_the_node_plugged_in_whatever_comes() -> None:
+    engine = Cut(looks=20)
+    with pytest.raises(LabError, match="still so after 60 s"):  # whose routes never come back
+        faults.partition(world(engine))
+    assert engine.looks < 0
+    assert engine.done == ["unplug node-3", "plug in node-3"]
+    silent = Cut(looks=10_000)
+    with pytest.raises(LabError, match="the broker says 'running' of node-3"):
+        faults.partition(world(silent))
+    assert silent.done == ["unplug node-3", "plug in node-3"]
+
+
 def test_pings_that_never_went_out_prove_nothing() -> None:
     child = subprocess.Popen([sys.executable, "-c", "print('{\"sent\": 0, \"received\": 0}')"], text=True,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
