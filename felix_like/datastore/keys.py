@@ -55,6 +55,13 @@ PLURALS = {
 }
 """Kinds of cluster-scoped v3 resources and the path segment of each."""
 
+NAMESPACED = {
+    "NetworkPolicy": "networkpolicies",
+    "NetworkSet": "networksets",
+    "WorkloadEndpoint": "workloadendpoints",
+}
+"""The same for kinds that live in a namespace."""
+
 _KIND_OF = {
     PLURALS[kind]: kind
     for kind in (Kind.NODE, Kind.IP_POOL, Kind.BGP_CONFIGURATION, Kind.BGP_PEER, Kind.CLUSTER_INFORMATION)
@@ -109,6 +116,14 @@ def resource_key(kind: str, name: str) -> str:
     if plural is None:
         raise ValueError(f"kind {quoted(kind)} is not one this datastore knows; use {', '.join(PLURALS)}")
     return f"{RESOURCES}{plural}/{check_name(name)}"
+
+
+def namespaced_key(kind: str, namespace: str, name: str) -> str:
+    """Path of a v3 resource in a namespace. Raises ValueError as `resource_key`."""
+    plural = NAMESPACED.get(kind)
+    if plural is None:
+        raise ValueError(f"kind {quoted(kind)} has no namespace; use {', '.join(NAMESPACED)}")
+    return f"{RESOURCES}{plural}/{check_name(namespace)}/{check_name(name)}"
 
 
 def resource_prefix(kind: str) -> str:

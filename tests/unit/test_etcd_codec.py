@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from felix_like.calc.snapshot import Malformed
 from felix_like.datastore import blocks
+from felix_like.datastore.cas import encode
 from felix_like.datastore.codec import decode
 from felix_like.datastore.keys import (
     BLOCKS,
@@ -20,6 +21,7 @@ from felix_like.datastore.keys import (
     affinity_key,
     block_key,
     handle_key,
+    namespaced_key,
     parse_key,
     resource_key,
 )
@@ -381,3 +383,24 @@ def test_deep_nesting_and_huge_numbers_do_not_harm() -> None:
     malformed(decode(key, b" " * (3 << 20)), "octets")
     unread = decode(key, b'{"status":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     assert isinstance(unread, Node | Malformed)
+
+
+def test_what_is_written_is_octet_for_octet_what_calico_writes() -> None:
+    """Go's encoder escapes <, >, & and two line separators, and nothing else beyond ASCII."""
+    value = {"selector": "a == '<x>' && b", "name": "Zoë\u2028\u2029\u00e9", "n": [1, None, True]}
+    text = '{"selector":"a == \'\\u003cx\\u003e\' \\u0026\\u0026 b","name":"Zoë\\u2028\\u2029é","n":[1,null,true]}'
+    assert encode(value) == text.encode()
+    assert json.loads(encode(value)) == value
+
+
+def test_a_namespaced_key_is_checked() -> None:
+    key = namespaced_key("NetworkPolicy", "default", "knp.default.web")
+    assert key == "/calico/resources/v3/projectcalico.org/networkpolicies/default/knp.default.web"
+    for kind, namespace, name in (
+        ("Node", "default", "a"),
+        ("NetworkPolicy", "", "a"),
+        ("NetworkPolicy", "a/b", "a"),
+        ("NetworkPolicy", "a", "../b"),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            namespaced_key(kind, namespace, name)
