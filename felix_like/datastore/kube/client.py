@@ -34,8 +34,8 @@ class KubeClient:
     def watch(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
         """Watch events {"type": …, "object": …} as the server sends them, ERROR events raised as errors.
 
-        Ends when the server ends it (timeoutSeconds). Raises Unreachable for a connection that breaks, and for
-        one over which nothing has come for longer than timeoutSeconds and some patience.
+        Ends when the server ends it (timeoutSeconds). Raises Unreachable for a connection that breaks, and
+        for one over which nothing has come for longer than timeoutSeconds and some patience.
         """
         raise NotImplementedError
 

@@ -7,8 +7,8 @@
                 case Stale(reason): ...   # keep what is known, say so
                 case InSync(): ...
 
-The promise is that of `datastore.watch`: whatever breaks, applying the batches ends in the API server's present
-state, deletes included, and nothing that was delivered is forgotten while it is away.
+The promise is that of `datastore.watch`: whatever breaks, applying the batches ends in the API server's
+present state, deletes included, and nothing that was delivered is forgotten while it is away.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from felix_like.datastore.kube.client import KubeClient
 from felix_like.datastore.watch import InSync, Stale
 
 T = TypeVar("T")
-"""What a collection's objects are decoded to: the calc's resources, or any frozen value of a controller's own.
-A union where one informer follows collections of several kinds."""
+"""What a collection's objects are decoded to: the calc's resources, or any frozen value of a controller's
+own. A union where one informer follows collections of several kinds."""
 
 
 def trim(raw: dict[str, Any]) -> dict[str, Any]:
