@@ -98,11 +98,9 @@ class Validator:
     def _from_node(self, prefix: Prefix, source: Source, announcer: str | Origin) -> Origin:
         if taken := self._takes_a_node(prefix):
             return taken
-        pool = self._ownership.pools.match(prefix)
-        service = self._ownership.services.longest(prefix)
-        # A range for load balancers is a pool as well (allowedUses LoadBalancer); every node announces it.
-        if service is not None and (pool is None or service.length >= pool.cidr.length):
+        if self._ownership.service_range(prefix) is not None:  # every node may announce it
             return announcer if isinstance(announcer, Origin) else _SERVICE
+        pool = self._ownership.pools.match(prefix)
         if pool is None:
             return self._outside(prefix, source)
         if isinstance(announcer, Origin):
@@ -110,7 +108,7 @@ class Validator:
         held = self._held(prefix, announcer)
         if held is not None:
             return held
-        if prefix.length < pool.block_size:
+        if prefix.length < pool.block_size and not self._ownership.any_block_size:
             return _invalid(
                 f"{who(announcer)} announces more than a block (/{pool.block_size}) "
                 f"of IPPool {quoted(pool.name)}"
@@ -126,10 +124,11 @@ class Validator:
             return holding.verdict
         borrower = holding.borrowed.get(prefix.network) if prefix.is_host else None
         if borrower == announcer:
-            return _valid(f"{quoted(announcer)} borrows it from block {holding.cidr}")
+            return _valid(f"{quoted(announcer)} borrows it from {holding.kind} {holding.cidr}")
         lent = f", which lends it to {who(borrower)}" if borrower else ""
         return _invalid(
-            f"{who(holding.holder)} holds block {holding.cidr}{lent}, but {who(announcer)} announces it"
+            f"{who(holding.holder)} holds {holding.kind} {holding.cidr}{lent}, "
+            f"but {who(announcer)} announces it"
         )
 
     def _outside(self, prefix: Prefix, source: Source) -> Origin:
@@ -156,18 +155,26 @@ class Validator:
             if taken := self._takes_a_node(prefix):
                 return taken
             pool = self._ownership.pools.match(prefix)
-            if pool is None:
+            service = self._ownership.service_range(prefix)
+            if pool is None and service is None:
                 return _OUTSIDE
             if not peer.accepts_pool_routes:
+                where = (
+                    f"IPPool {quoted(pool.name)}"
+                    if pool is not None and service is None
+                    else f"service range {service}"
+                )
                 return _invalid(
-                    f"it is inside IPPool {quoted(pool.name)}, and BGPPeer {resource} does not allow that "
+                    f"it is inside {where}, and BGPPeer {resource} does not allow that "
                     "(annotation tortie/pool-routes: accept)"
                 )
+            if service is not None:
+                return announcer if through_node and isinstance(announcer, Origin) else _SERVICE
             if through_node:
                 return self._from_node(prefix, source, announcer)
             holding = self._ownership.blocks.match(prefix)
             if holding is not None and holding.holder == self._node:
-                return _invalid(f"this node itself holds block {holding.cidr}")
+                return _invalid(f"this node itself holds {holding.kind} {holding.cidr}")
             return _valid(f"BGPPeer {resource} allows it")
 
         return judge

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from felix_like.calc.cluster import hashed_router_id, quoted
 from felix_like.calc.pools import pools
+from felix_like.calc.service_ranges import ServiceRanges, service_ranges
 from felix_like.calc.snapshot import Snapshot
 from felix_like.model.address import Address, Prefix
 from felix_like.model.block import AffinityState
+from felix_like.model.desired import LocalNode
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
 from felix_like.model.verdict import Origin, Validity
@@ -22,11 +24,13 @@ from felix_like.rib.prefix_table import PrefixTable
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A block: the node it is affine to (None: given up) and the addresses others have in it."""
+    """A block or a podCIDR: the node it is affine to (None: given up) and the addresses others have in it."""
 
     cidr: Prefix
     holder: str | None
     borrowed: Mapping[Address, str]
+    kind: str
+    """`block` or `podCIDR`."""
     verdict: Origin = field(compare=False)
     """What is valid by this block, said once for all its addresses."""
 
@@ -44,10 +48,12 @@ class _Host:
 class Ownership:
     """Blocks by longest match, nodes by address and router ID, pools and service ranges."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: LocalNode) -> None:
+        self._local = local
         self.blocks: PrefixTable[Holding] = PrefixTable()
         self.pools: PrefixTable[IPPool] = PrefixTable()
         self.services: PrefixTable[None] = PrefixTable()
+        self.ranges = ServiceRanges()
         self.nodes: dict[str, Node] = {}
         self._owners: dict[Address, tuple[str, ...]] = {}
         self._router_ids: dict[str, set[str]] = {}
@@ -72,7 +78,7 @@ class Ownership:
 
     def update_cluster(self, snapshot: Snapshot) -> bool:
         """Read nodes, pools and service ranges again; True when something differs that verdicts use."""
-        before = (_places(self.nodes), self._pool_list(), set(self.services))
+        before = (_places(self.nodes), self._pool_list(), self.ranges)
         self.nodes = dict(snapshot.nodes)
         for gone in self._seen_router_ids.keys() - self.nodes.keys():
             del self._seen_router_ids[gone]
@@ -80,10 +86,10 @@ class Ownership:
         for pool in pools(snapshot.pools.values()).accepted:
             self.pools.put(pool.cidr, pool)
         self.services = PrefixTable()
-        default = snapshot.bgp_configurations.get("default")
-        for cidr in default.service_cidrs if default is not None else ():
+        self.ranges = service_ranges(snapshot, self._local)
+        for cidr in self.ranges:
             self.services.put(cidr, None)
-        if (_places(self.nodes), self._pool_list(), set(self.services)) == before:
+        if (_places(self.nodes), self._pool_list(), self.ranges) == before:
             return False
         self._index_nodes()
         return True
@@ -135,6 +141,21 @@ class Ownership:
         """
         return frozenset(self._router_ids.get(router_id, ()))
 
+    def service_range(self, prefix: Prefix) -> Prefix | None:
+        """The service range that a prefix lies in, unless it lies in a pool that is more specific.
+
+        A range for load balancers is a pool as well (allowedUses LoadBalancer).
+        """
+        service, pool = self.services.longest(prefix), self.pools.longest(prefix)
+        if service is None or (pool is not None and pool.length > service.length):
+            return None
+        return service
+
+    @property
+    def any_block_size(self) -> bool:
+        """What belongs to a node are podCIDRs: the pools' block sizes say nothing about them."""
+        return self._local.use_pod_cidr
+
     def node_inside(self, prefix: Prefix) -> tuple[str, Address] | None:
         """The node whose traffic this route would take: it has a host route's address, or one in a
         prefix longer than its own subnet, so that the route would beat the connected one."""
@@ -158,15 +179,19 @@ class Ownership:
         """One sentence for an operator: what the datastore knows of the prefix."""
         pool = self.pools.match(prefix)
         if pool is None:
-            if self.services.longest(prefix) is not None:
-                return "inside a service range"
+            service = self.service_range(prefix)
+            if service is not None:
+                return f"inside service range {service}"
             inside = self.pools.covered_by(prefix)
             return f"covers pool {inside}" if inside else "outside every pool and service range"
         where = f"inside IPPool {quoted(pool.name)} ({pool.cidr})"
+        service = self.service_range(prefix)
+        if service is not None:
+            return f"inside service range {service}, {where}"
         holding = self.blocks.match(prefix)
         if holding is None:
             return f"{where}; no block is known for it"
-        text = f"{where}; block {holding.cidr} belongs to {who(holding.holder)}"
+        text = f"{where}; {holding.kind} {holding.cidr} belongs to {who(holding.holder)}"
         borrower = holding.borrowed.get(prefix.network) if prefix.is_host else None
         return f"{text}; the address is lent to {who(borrower)}" if borrower else text
 
@@ -178,19 +203,22 @@ def who(node: str | None) -> str:
 def _holding(snapshot: Snapshot, cidr: Prefix) -> Holding | None:
     block = snapshot.blocks.get(cidr)
     if block is not None:
-        return _held_by(cidr, block.affinity, dict(block.borrowed))
+        return _held_by(cidr, block.affinity, "block", dict(block.borrowed))
     # The block is written before its affinity is confirmed, but may not parse: then the claim counts,
     # if there is only one.
     claims = [
-        node
+        claim
         for node in snapshot.claimants(cidr)
-        if snapshot.affinities[node, cidr].state is AffinityState.CONFIRMED
+        if (claim := snapshot.affinities[node, cidr]).state is AffinityState.CONFIRMED
     ]
-    return _held_by(cidr, claims[0], {}) if len(claims) == 1 else None
+    if len(claims) != 1:
+        return None
+    return _held_by(cidr, claims[0].node, "podCIDR" if claims[0].pod_cidr else "block", {})
 
 
-def _held_by(cidr: Prefix, holder: str | None, borrowed: Mapping[Address, str]) -> Holding:
-    return Holding(cidr, holder, borrowed, Origin(Validity.VALID, f"{who(holder)} holds block {cidr}"))
+def _held_by(cidr: Prefix, holder: str | None, kind: str, borrowed: Mapping[Address, str]) -> Holding:
+    verdict = Origin(Validity.VALID, f"{who(holder)} holds {kind} {cidr}")
+    return Holding(cidr, holder, borrowed, kind, verdict)
 
 
 def _places(nodes: Mapping[str, Node]) -> dict[str, tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""What the datastore says now: the current value behind every etcd key, by kind.
+"""What the datastore says now: the current value behind every key, by kind; another snapshot for Kubernetes.
 
 The snapshot holds state, not history: whatever the order in which changes of different keys arrive, however
 often one is repeated, the same last values give the same snapshot (felix/design/calc-graph.md).
@@ -17,8 +17,19 @@ from felix_like.model.bgp import BgpConfiguration, BgpPeer, ClusterInformation
 from felix_like.model.block import Block, BlockAffinity
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
+from felix_like.model.service import EndpointSlice, KubernetesNode, Service, ServiceId
 
-Resource = Node | IPPool | Block | BlockAffinity | BgpConfiguration | BgpPeer | ClusterInformation
+KubernetesResource = Service | EndpointSlice | KubernetesNode
+Resource = (
+    Node
+    | IPPool
+    | Block
+    | BlockAffinity
+    | BgpConfiguration
+    | BgpPeer
+    | ClusterInformation
+    | KubernetesResource
+)
 Kind = (
     type[Node]
     | type[IPPool]
@@ -26,6 +37,7 @@ Kind = (
     | type[BlockAffinity]
     | type[BgpConfiguration]
     | (type[BgpPeer] | type[ClusterInformation])
+    | (type[Service] | type[EndpointSlice] | type[KubernetesNode])
 )
 
 
@@ -34,18 +46,18 @@ class Malformed:
     """A value that does not parse: it counts as absent, for this reason."""
 
     subject: str
-    """What the operator knows it as: "BGPPeer tor-1", "etcd key /calico/…"."""
+    """What the operator knows it as: "BGPPeer tor-1", "Service default/web", "etcd key /calico/…"."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One etcd key has this value now; None: the key is gone."""
+    """One key has this value now; None: the key is gone."""
 
     key: str
     value: Resource | Malformed | None
-    revision: int
-    """etcd's ModRevision of the change."""
+    revision: int = 0
+    """etcd's ModRevision of the change; Kubernetes has none to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,8 @@ class Touched:
     """CIDRs of the blocks and of the block affinities that differ."""
     holders: frozenset[str] = frozenset()
     """Nodes with a stake in those blocks, before or after: owner, claimant or borrower."""
+    services: frozenset[ServiceId] = frozenset()
+    """Services that differ, or one of whose endpoint slices does."""
     malformed: bool = False
     """A key became malformed, was repaired, or is malformed for another reason."""
 
@@ -92,6 +106,9 @@ class Snapshot:
         self._configurations: dict[str, BgpConfiguration] = {}
         self._peers: dict[str, BgpPeer] = {}
         self._clusters: dict[str, ClusterInformation] = {}
+        self._services: dict[ServiceId, Service] = {}
+        self._slices: dict[tuple[str, str], EndpointSlice] = {}
+        self._kubernetes_nodes: dict[str, KubernetesNode] = {}
         self._views: dict[Kind, dict[Any, Any]] = {
             Node: self._nodes,
             IPPool: self._pools,
@@ -100,10 +117,14 @@ class Snapshot:
             BgpConfiguration: self._configurations,
             BgpPeer: self._peers,
             ClusterInformation: self._clusters,
+            Service: self._services,
+            EndpointSlice: self._slices,
+            KubernetesNode: self._kubernetes_nodes,
         }
         self._claimants: dict[Prefix, set[str]] = {}
         self._claimed: dict[str, set[Prefix]] = {}
         self._lent: dict[str, set[Prefix]] = {}
+        self._slices_of: dict[ServiceId, set[tuple[str, str]]] = {}
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -142,8 +163,16 @@ class Snapshot:
         return self._clusters.get("")
 
     @property
+    def services(self) -> Mapping[ServiceId, Service]:
+        return MappingProxyType(self._services)
+
+    @property
+    def kubernetes_nodes(self) -> Mapping[str, KubernetesNode]:
+        return MappingProxyType(self._kubernetes_nodes)
+
+    @property
     def malformed(self) -> Mapping[str, Malformed]:
-        """By etcd key: what does not parse and therefore counts as absent."""
+        """By key: what does not parse and therefore counts as absent."""
         return MappingProxyType(self._malformed)
 
     def claimed_by(self, node: str) -> AbstractSet[Prefix]:
@@ -158,6 +187,10 @@ class Snapshot:
         """CIDRs of the blocks of other nodes in which this node holds borrowed addresses."""
         return self._lent.get(node, frozenset())
 
+    def slices_of(self, service: ServiceId) -> list[EndpointSlice]:
+        """The endpoint slices of a service, whether or not there is such a service."""
+        return [self._slices[name] for name in self._slices_of.get(service, ())]
+
     # -- writing ------------------------------------------------------------------------------------
 
     def apply(self, changes: Iterable[Change]) -> Touched:
@@ -165,6 +198,7 @@ class Snapshot:
         kinds: set[Kind] = set()
         blocks: set[Prefix] = set()
         holders: set[str] = set()
+        services: set[ServiceId] = set()
         malformed = False
         for change in changes:
             self._revision = max(self._revision, change.revision)
@@ -180,8 +214,14 @@ class Snapshot:
                 if isinstance(resource, Block | BlockAffinity):
                     blocks.add(resource.cidr)
                     holders |= self._stakes(resource)
+                elif isinstance(resource, Service):
+                    services.add(resource.id)
+                elif isinstance(resource, EndpointSlice):
+                    services.add(resource.service_id)
             self._put(change.key, before, value)
-        return Touched(frozenset(kinds), frozenset(blocks), frozenset(holders), malformed)
+        return Touched(
+            frozenset(kinds), frozenset(blocks), frozenset(holders), frozenset(services), malformed
+        )
 
     def _note(self, change: Change) -> bool:
         """Remember or forget why a key counts as absent; True when that differs."""
@@ -240,6 +280,9 @@ class Snapshot:
         elif isinstance(resource, Block):
             for borrower in set(resource.borrowed.values()):
                 _mark(self._lent, borrower, resource.cidr, present=present)
+        elif isinstance(resource, EndpointSlice):
+            name = (resource.namespace, resource.name)
+            _mark(self._slices_of, resource.service_id, name, present=present)
 
 
 def identify(resource: Resource) -> Identity:
@@ -250,6 +293,10 @@ def identify(resource: Resource) -> Identity:
         return Block, resource.cidr
     if isinstance(resource, ClusterInformation):
         return ClusterInformation, ""
+    if isinstance(resource, Service):
+        return Service, resource.id
+    if isinstance(resource, EndpointSlice):
+        return EndpointSlice, (resource.namespace, resource.name)
     return type(resource), resource.name
 
 

@@ -24,7 +24,7 @@ class Tables:
     __slots__ = ("adj_rib_out", "exports", "importer", "kernel", "loc_rib", "ownership", "paths")
 
     def __init__(self, local: LocalNode, mode: OriginMode) -> None:
-        self.ownership = Ownership()
+        self.ownership = Ownership(local)
         self.paths = Paths(observing=mode is not OriginMode.ENFORCE)
         self.importer = Importer(self.paths, Validator(self.ownership, mode, local.name), local.prefix_limit)
         self.loc_rib = LocRib(self.paths, self.importer.source)

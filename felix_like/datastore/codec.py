@@ -62,7 +62,8 @@ def _named(key: Key, metadata: shapes.Metadata | None) -> shapes.Metadata:
 def _node(key: Key, value: bytes) -> Node:
     resource = _NODE.decode(value)
     metadata = _named(key, resource.metadata)
-    bgp = (resource.spec or shapes.NodeSpec()).bgp or shapes.NodeBgp()
+    spec = resource.spec or shapes.NodeSpec()
+    bgp = spec.bgp or shapes.NodeBgp()
     ipv4, ipv4_network = fields.node_address("spec.bgp.ipv4Address", bgp.ipv4Address, 4)
     ipv6, ipv6_network = fields.node_address("spec.bgp.ipv6Address", bgp.ipv6Address, 6)
     return Node(
@@ -75,6 +76,8 @@ def _node(key: Key, value: bytes) -> Node:
         labels=metadata.labels or {},
         route_reflector_cluster_id=fields.cluster_id(bgp.routeReflectorClusterID),
         router_id=fields.router_id(metadata.annotations or {}),
+        kubernetes_name=fields.kubernetes_name(spec.orchRefs or ()),
+        pod_cidrs=fields.pod_cidrs((resource.status or shapes.NodeStatus()).podCIDRs),
     )
 
 
@@ -111,11 +114,6 @@ def _bgp_configuration(key: Key, value: bytes) -> BgpConfiguration:
     _named(key, resource.metadata)
     spec = resource.spec or shapes.BgpConfigurationSpec()
     communities = {c.name: fields.community(c.value) for c in spec.communities or ()}
-    services = (
-        *(spec.serviceClusterIPs or ()),
-        *(spec.serviceExternalIPs or ()),
-        *(spec.serviceLoadBalancerIPs or ()),
-    )
     return BgpConfiguration(
         name=key.name,
         mesh_enabled=spec.nodeToNodeMeshEnabled,
@@ -132,9 +130,15 @@ def _bgp_configuration(key: Key, value: bytes) -> BgpConfiguration:
             )
             for advertisement in spec.prefixAdvertisements or ()
         ),
-        service_cidrs=tuple(
-            dict.fromkeys(fields.prefix("spec.serviceClusterIPs (or its siblings)", s.cidr) for s in services)
-        ),
+        service_cluster_ips=fields.ranges("spec.serviceClusterIPs", spec.serviceClusterIPs),
+        service_external_ips=fields.ranges("spec.serviceExternalIPs", spec.serviceExternalIPs),
+        service_load_balancer_ips=fields.ranges("spec.serviceLoadBalancerIPs", spec.serviceLoadBalancerIPs),
+        load_balancer_aggregation=fields.choice(
+            "spec.serviceLoadBalancerAggregation",
+            spec.serviceLoadBalancerAggregation,
+            ("Enabled", "Disabled"),
+        )
+        == "Enabled",
         mesh_password=fields.secret("spec.nodeMeshPassword", spec.nodeMeshPassword),
         mesh_max_restart_time=fields.duration("spec.nodeMeshMaxRestartTime", spec.nodeMeshMaxRestartTime),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import overload
 
 from felix_like.datastore import shapes
-from felix_like.datastore.keys import check_name, quoted
+from felix_like.datastore.keys import NAME_LIMIT, check_name, quoted
 from felix_like.model.address import Address, Asn, IpVersion, Prefix
 from felix_like.model.bgp import SecretRef
 
@@ -15,6 +16,9 @@ POOL_ROUTES = "tortie/pool-routes"
 PREFIX_LIMIT = "tortie/prefix-limit"
 ROUTER_ID = "tortie/router-id"
 """Of a Node: its BGP identifier, where that follows neither from its address nor from its name."""
+
+MAX_POD_CIDRS = 64
+"""Kubernetes itself allows one of each IP version."""
 
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,8})m)?(?:(\d{1,9})(?:\.\d+)?s)?", re.ASCII)
 _DOTTED_ASN = re.compile(r"(\d{1,5})\.(\d{1,5})", re.ASCII)
@@ -31,6 +35,28 @@ def prefix(field: str, text: str) -> Prefix:
         raise ValueError(
             f"{field}: {quoted(text)} is not a network such as 10.0.0.0/16 or fd00::/48"
         ) from None
+
+
+def ranges(field: str, cidrs: Sequence[shapes.Cidr] | None) -> tuple[Prefix, ...]:
+    """A list of CIDRs, each once, in the order written."""
+    return tuple(dict.fromkeys(prefix(field, item.cidr) for item in cidrs or ()))
+
+
+def pod_cidrs(texts: Sequence[str] | None) -> tuple[Prefix, ...]:
+    """`status.podCIDRs` of a Node. A bad one counts as absent: it must not cost the node its sessions."""
+    found = set()
+    for text in (texts or ())[:MAX_POD_CIDRS]:
+        with contextlib.suppress(ValueError):
+            found.add(Prefix.of(text))
+    return tuple(sorted(found))
+
+
+def kubernetes_name(references: Sequence[shapes.OrchRef]) -> str | None:
+    """The node's name in Kubernetes, from spec.orchRefs (calico-node writes CALICO_K8S_NODE_REF there)."""
+    for reference in references:
+        if reference.orchestrator == "k8s" and reference.nodeName:
+            return reference.nodeName[:NAME_LIMIT]
+    return None
 
 
 def node_address(field: str, text: str | None, version: IpVersion) -> tuple[Address | None, Prefix | None]:

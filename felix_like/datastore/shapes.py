@@ -27,13 +27,24 @@ class NodeBgp(Shape):
     routeReflectorClusterID: str | None = None
 
 
+class OrchRef(Shape):
+    nodeName: str | None = None
+    orchestrator: str | None = None
+
+
 class NodeSpec(Shape):
     bgp: NodeBgp | None = None
+    orchRefs: list[OrchRef] | None = None
+
+
+class NodeStatus(Shape):
+    podCIDRs: list[str] | None = None
 
 
 class NodeResource(Shape):
     metadata: Metadata | None = None
     spec: NodeSpec | None = None
+    status: NodeStatus | None = None
 
 
 class IPPoolSpec(Shape):
@@ -87,6 +98,7 @@ class BgpConfigurationSpec(Shape):
     serviceClusterIPs: list[Cidr] | None = None
     serviceExternalIPs: list[Cidr] | None = None
     serviceLoadBalancerIPs: list[Cidr] | None = None
+    serviceLoadBalancerAggregation: str | None = None
     nodeMeshPassword: Password | None = None
     nodeMeshMaxRestartTime: str | None = None
 

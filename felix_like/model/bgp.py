@@ -37,8 +37,12 @@ class BgpConfiguration:
     listen_port: int | None = None
     log_severity: str | None = None
     prefix_advertisements: tuple[PrefixAdvertisement, ...] = ()
-    service_cidrs: tuple[Prefix, ...] = ()
-    """serviceClusterIPs, serviceExternalIPs and serviceLoadBalancerIPs together."""
+    service_cluster_ips: tuple[Prefix, ...] = ()
+    service_external_ips: tuple[Prefix, ...] = ()
+    service_load_balancer_ips: tuple[Prefix, ...] = ()
+    load_balancer_aggregation: bool = True
+    """False: serviceLoadBalancerAggregation is Disabled; addresses of load balancers are advertised one by
+    one, their ranges are not."""
     mesh_password: SecretRef | None = None
     mesh_max_restart_time: int | None = None
     """Seconds; the graceful restart time offered to mesh peers (RFC 4724 section 3)."""

@@ -22,6 +22,8 @@ class BlockAffinity:
     node: str
     cidr: Prefix
     state: AffinityState
+    pod_cidr: bool = False
+    """It is the node's podCIDR (host-local IPAM): no block of IPAM's, so of any size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,12 @@ class LocalNode:
     """Prefixes at most from one peer, where its BGPPeer does not say."""
     hold_time: int = 90
     route_priority: int = DEFAULT_ROUTE_PRIORITY
+    kubernetes_name: str | None = None
+    """CALICO_K8S_NODE_REF: this node's name in Kubernetes, where it is not `name`."""
+    cluster_ips: tuple[Prefix, ...] | None = None
+    """CALICO_ADVERTISE_CLUSTER_IPS: stands in place of the default BGPConfiguration's serviceClusterIPs."""
+    use_pod_cidr: bool = False
+    """USE_POD_CIDR: pods' addresses come from the nodes' podCIDRs (host-local IPAM), not from IPAM blocks."""
 
 
 @dataclass(frozen=True, slots=True)

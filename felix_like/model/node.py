@@ -25,6 +25,10 @@ class Node:
     """Not empty: the node is a route reflector (RFC 4456) and takes no part in the mesh."""
     router_id: str | None = None
     """A dotted quad when CALICO_ROUTER_ID is one on that node: Tortie's annotation `tortie/router-id`."""
+    kubernetes_name: str | None = None
+    """Its name in Kubernetes, where spec.orchRefs says that it has one."""
+    pod_cidrs: tuple[Prefix, ...] = ()
+    """`status.podCIDRs`: what host-local IPAM allocates from, where somebody wrote it there."""
 
     def address(self, version: IpVersion) -> Address | None:
         return self.ipv4 if version == 4 else self.ipv6

@@ -73,7 +73,7 @@ NEWS: tuple[list[TELL], ...] = (
     store(pool("pods", "10.1.0.0/17"), pool("pods", "10.1.0.0/16")),
     store(pool("pods6", "fd00:10::/64"), None, pool("pods6", "fd00:10::/64")),
     store(pool("late", "10.7.0.0/16")),
-    store(*(configuration(service_cidrs=(net(cidr),)) for cidr in ("10.96.0.0/12", "10.98.0.0/16"))),
+    store(*(configuration(service_cluster_ips=(net(cidr),)) for cidr in ("10.96.0.0/12", "10.98.0.0/16"))),
     store(ClusterInformation(datastore_ready=False), ClusterInformation()),
     store(bgp_peer("tor", TOR, 65001), bgp_peer("tor", TOR, 65000, accepts_pool_routes=True)),
     store(bgp_peer("rr", peer_selector="has(rr)")),

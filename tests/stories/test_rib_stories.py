@@ -178,7 +178,7 @@ def test_an_external_peer_may_announce_what_is_outside_the_pools(telling, order,
     play(telling(EXTERNAL), order, RibWorld(bgp_first=bgp_first))
 
 
-SERVICES = configuration(service_cidrs=(PODS.cidr.parse("10.96.0.0/12"),))
+SERVICES = configuration(service_cluster_ips=(PODS.cidr.parse("10.96.0.0/12"),))
 
 ROGUE = (
     scene(

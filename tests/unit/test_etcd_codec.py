@@ -209,7 +209,7 @@ def test_bgp_configuration() -> None:
     assert value.prefix_advertisements[0].communities == ("64512:100", "1:2:3")
     assert value.mesh_max_restart_time == 90
     assert value.mesh_password == SecretRef("bgp", "mesh")
-    assert value.service_cidrs == (Prefix.parse("10.96.0.0/12"),)
+    assert value.service_cluster_ips == (Prefix.parse("10.96.0.0/12"),)
     assert resource("BGPConfiguration", {}).mesh_enabled is None
     escape = {"nodeMeshPassword": {"secretKeyRef": {"name": "..", "key": "../../etc/shadow"}}}
     malformed(resource("BGPConfiguration", escape), "secretKeyRef")
@@ -388,7 +388,9 @@ def test_deep_nesting_and_huge_numbers_do_not_harm() -> None:
 def test_what_is_written_is_octet_for_octet_what_calico_writes() -> None:
     """Go's encoder escapes <, >, & and two line separators, and nothing else beyond ASCII."""
     value = {"selector": "a == '<x>' && b", "name": "Zoë\u2028\u2029\u00e9", "n": [1, None, True]}
-    text = '{"selector":"a == \'\\u003cx\\u003e\' \\u0026\\u0026 b","name":"Zoë\\u2028\\u2029é","n":[1,null,true]}'
+    text = (
+        r"""{"selector":"a == '\u003cx\u003e' \u0026\u0026 b","name":"Zoë\u2028\u2029é","n":[1,null,true]}"""
+    )
     assert encode(value) == text.encode()
     assert json.loads(encode(value)) == value
 

@@ -12,6 +12,7 @@ from felix_like.calc.ownership import Ownership
 from felix_like.calc.snapshot import Change, Snapshot
 from felix_like.model.bgp import Peer, PeerType
 from felix_like.model.block import AffinityState
+from felix_like.model.desired import LocalNode
 from felix_like.rib.import_policy import Source
 from tests.support.rib_world import ip, net, path
 from tests.support.stories import affinity, block, configuration, key_of, node, pool
@@ -28,7 +29,7 @@ STORE = (
     pool("pods", "10.1.0.0/16"),
     pool("pods6", "fd00:10::/64"),
     pool("balancers", "198.51.100.0/24", allowed_uses=("LoadBalancer",)),
-    configuration(service_cidrs=(net("10.96.0.0/12"), net("198.51.100.0/24"), net("10.0.0.0/8"))),
+    configuration(service_cluster_ips=(net("10.96.0.0/12"), net("198.51.100.0/24"), net("10.0.0.0/8"))),
     block("198.51.100.0/26", None),
     block("10.1.0.0/26", "b", {"10.1.0.7": "c"}),
     block("10.1.0.64/26", "a"),
@@ -43,7 +44,7 @@ STORE = (
 
 
 def ownership() -> Ownership:
-    snapshot, held = Snapshot(), Ownership()
+    snapshot, held = Snapshot(), Ownership(LocalNode(name="a"))
     touched = snapshot.apply(Change(key_of(value), value, 1) for value in STORE)
     held.update_cluster(snapshot)
     held.update_blocks(snapshot, touched.blocks)
@@ -120,7 +121,13 @@ HASH_B = hashed_router_id("b")
         (TWINS, path("192.0.2.50"), "10.1.0.0/26", "unknown: its next hop 192.0.2.50 belongs to twin-1 and"),
         # From outside.
         (OUT, path(TOR, 65000), "0.0.0.0/0", "valid: outside every pool"),
-        (OUT, path(TOR, 65000), "10.0.0.0/8", "valid: outside every pool"),
+        (OUT, path(TOR, 65000), "10.0.0.0/7", "valid: outside every pool"),
+        # Only nodes announce services: whoever else did would draw their traffic elsewhere.
+        (OUT, path(TOR, 65000), "10.96.0.10/32", "inside service range 10.96.0.0/12, and BGPPeer tor"),
+        (OUT, path(TOR, 65000), "198.51.100.7/32", "inside service range 198.51.100.0/24, and BGPPeer tor"),
+        (TRUSTED, path(TOR, 65000), "10.96.0.10/32", "valid: inside a service range"),
+        (TRUSTED, path(C4, 65000), "10.96.0.10/32", "valid: inside a service range"),
+        (TRUSTED, path("192.0.2.50", 65000), "10.96.0.10/32", "192.0.2.50 belongs to twin-1 and twin-2"),
         (OUT, path(TOR, 65000), "192.0.2.0/24", "valid: outside every pool"),
         (OUT, path(TOR, 65000), "192.0.2.0/25", "invalid: it would take the traffic of node a's"),
         (OUT, path(TOR, 65000), "192.0.2.128/25", "valid: outside every pool"),
