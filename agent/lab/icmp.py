@@ -106,10 +106,11 @@ def _is_reply(family: int, packet: bytes) -> bool:
     return packet[header : header + 1] == b"\x00"
 
 
-def echo_request(version: int, identifier: int, sequence: int) -> bytes:
-    """An echo request; the kernel fills in ICMPv6's checksum, ICMP's is ours (RFC 1071)."""
+def echo_request(version: int, identifier: int, sequence: int, payload: bytes = _PAYLOAD) -> bytes:
+    """An echo request; the kernel fills in ICMPv6's checksum, ICMP's is ours (RFC 1071). `payload`: an even
+    number of octets."""
     kind = 8 if version == 4 else 128
-    packet = struct.pack("!BBHHH", kind, 0, 0, identifier, sequence) + _PAYLOAD
+    packet = struct.pack("!BBHHH", kind, 0, 0, identifier, sequence) + payload
     if version == 6:
         return packet
     total = sum(struct.unpack(f"!{len(packet) // 2}H", packet))

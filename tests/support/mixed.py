@@ -1,0 +1,229 @@
+"""A cluster whose hosts run calico-node's BIRD or Tortie, and may change from one to the other: one fabric,
+one etcd, a pod behind each host, IPv4 and IPv6, BGP passwords on the mesh."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from functools import partial
+from typing import Self
+
+from agent.lab import icmp
+from agent.lab.plan import CALI_LINK_LOCAL, CALI_MAC, GATEWAY_V4
+from agent.lab.traffic import Traffic
+from felix_like.model.address import Address
+from tests.support.calico_node import UNSET, CalicoNode
+from tests.support.netns import Namespace
+from tests.support.system import ETCD, ETCD6, Node, System, block4, block6, kernel_routes, until, v4, v6
+
+PASSWORD = {"name": "bgp-passwords", "key": "mesh"}
+MESH = {"nodeToNodeMeshEnabled": True, "asNumber": 64512, "nodeMeshPassword": {"secretKeyRef": PASSWORD}}
+SECONDS = 90.0
+"""The longest that anything here is waited for: BIRD's own pauses add up to half of it."""
+
+LEAST = 100
+"""Packets that every pod sends to every address while something happens, however soon it is over."""
+
+
+class Host:
+    """One host with a pod; `tortie` and `calico` are what may run on it, one at a time."""
+
+    def __init__(self, system: System, number: int, metric: int) -> None:
+        self.number, self.name = number, f"node-{number}"
+        self.tortie: Node = system.node(number, start=False)
+        self.where = self.tortie.where
+        self.calico = CalicoNode(
+            self.where, self.name, system.folder / f"c{number}", system.etcd.endpoint, metric=metric
+        )
+        for one in (self.tortie, self.calico):
+            one.secret(PASSWORD["name"], PASSWORD["key"], "horse battery")
+        self.is_tortie = False
+        self.pod4, self.pod6 = f"10.65.{number}.10", f"fd00:65::{number * 256 + 10:x}"
+        self.pod = self._add_pod(system)
+
+    def _add_pod(self, system: System) -> Namespace:
+        """As Calico's CNI plugin and Felix wire it: a cali veth, host routes, the gateway by proxy ARP."""
+        pod = Namespace(f"p{self.number}")
+        system.fabric._members.append(pod)
+        where, port = self.where, f"cali{self.number}"
+        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            where.sysctl(name, "1")
+        where.ip("route", "add", "default", "via", ETCD)
+        where.ip("-6", "route", "add", "default", "via", ETCD6)
+        pod.sysctl("ipv6/conf/default/accept_dad", "0")
+        where.sysctl("ipv6/conf/default/accept_dad", "0")
+        where.ip(
+            "link",
+            "add",
+            port,
+            "address",
+            CALI_MAC,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            pod.name,
+        )
+        where.sysctl(f"ipv4/conf/{port}/proxy_arp", "1")
+        where.sysctl(f"ipv4/neigh/{port}/proxy_delay", "0")
+        where.ip("link", "set", port, "up")
+        where.ip("route", "add", f"{self.pod4}/32", "dev", port, "scope", "link")
+        where.ip("-6", "route", "add", f"{self.pod6}/128", "dev", port)
+        pod.ip("addr", "add", f"{self.pod4}/32", "dev", "eth0")
+        pod.ip("-6", "addr", "add", f"{self.pod6}/128", "dev", "eth0", "nodad")
+        pod.ip("link", "set", "eth0", "up")
+        pod.ip("route", "add", GATEWAY_V4, "dev", "eth0", "scope", "link")
+        pod.ip("route", "add", "default", "via", GATEWAY_V4, "dev", "eth0")
+        pod.ip("-6", "route", "add", "default", "via", CALI_LINK_LOCAL, "dev", "eth0")
+        return pod
+
+    # What runs here
+
+    def start_calico(self) -> None:
+        self.is_tortie = False
+        self.calico.begin()
+        until(self.calico.rendered, lambda: self.calico.log, SECONDS)
+        self.calico.bird()
+
+    def start_tortie(self) -> None:
+        self.is_tortie = True
+        self.tortie.start_speaker()
+        self.tortie.start_agent()
+
+    def stop_tortie(self) -> None:
+        """SIGTERM to both, as when the DaemonSet's pod goes."""
+        for process in (self.tortie.agent, self.tortie.speaker):
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+        for process in (self.tortie.agent, self.tortie.speaker):
+            assert process is not None
+            assert process.wait(30) == 0
+
+    def in_order(self, others: list[Host]) -> bool:
+        """Every session is up, nothing is stale or waited for."""
+        addresses = [address for other in others for address in (v4(other.number), v6(other.number))]
+        if not self.is_tortie:
+            return self.calico.established(*addresses)
+        peers = self.tortie.peers()
+        return self.tortie.established(*addresses) and not any(peer["stale"] for peer in peers.values())
+
+    def complaint(self) -> object:
+        if not self.is_tortie:
+            return self.calico.sessions(4), self.calico.sessions(6), self.calico.recovering()
+        return self.tortie.status()
+
+    def routes(self) -> dict[str, str]:
+        """Prefix -> gateway or type, in the kernel; whoever put them there."""
+        return kernel_routes(self.where)
+
+    def routes_of(self, protocol: str) -> set[str]:
+        """Destinations with routes of a protocol; each says its metric, too."""
+        import json
+
+        return {
+            f"{route['dst']} metric {route.get('metric', 0)}"
+            for version in ("-4", "-6")
+            for route in json.loads(self.where.ip(version, "-j", "route", "show", "proto", protocol) or "[]")
+        }
+
+
+class Mixed:
+    """The cluster. `tortie`: numbers of the hosts that begin as Tortie's; the others are calico-node's."""
+
+    def __init__(self, *numbers: int, tortie: tuple[int, ...] = (), metric: int = UNSET) -> None:
+        self.system = System()
+        try:
+            self.etcd = self.system.etcd
+            self.etcd.resource(
+                "BGPConfiguration",
+                "default",
+                {
+                    "nodeToNodeMeshEnabled": True,
+                    "asNumber": 64512,
+                    "nodeMeshPassword": {"secretKeyRef": PASSWORD},
+                },
+            )
+            for number in numbers:
+                self.etcd.node(f"node-{number}", number)
+            self.hosts = {number: Host(self.system, number, metric) for number in numbers}
+            for number, host in self.hosts.items():
+                if number in tortie:
+                    host.start_tortie()
+                else:
+                    host.calico.begin()
+            for host in self.hosts.values():
+                if not host.is_tortie:
+                    until(host.calico.rendered, lambda host=host: host.calico.log, SECONDS)  # type: ignore[misc]
+                    host.calico.bird()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.system.close()
+
+    def others(self, host: Host) -> list[Host]:
+        return [other for other in self.hosts.values() if other is not host]
+
+    def wait(self, without: tuple[Host, ...] = ()) -> None:
+        """Until every session is up and every kernel reaches every block."""
+        hosts = [host for host in self.hosts.values() if host not in without]
+        for host in hosts:
+            others = [other for other in hosts if other is not host]
+            until(partial(host.in_order, others), lambda host=host: (host.name, host.complaint()), SECONDS)
+            for other in others:
+                for prefix, via in (
+                    (block4(other.number), v4(other.number)),
+                    (block6(other.number), v6(other.number)),
+                ):
+                    until(
+                        lambda host=host, prefix=prefix, via=via: host.routes().get(prefix) == via,
+                        lambda host=host, prefix=prefix: (host.name, prefix, host.routes()),
+                        SECONDS,
+                    )
+
+    def reaches(self, prefix: str, holder: Host) -> None:
+        """Until every other kernel has the prefix by way of its holder."""
+        via = v6(holder.number) if ":" in prefix else v4(holder.number)
+        for host in self.others(holder):
+            until(
+                lambda host=host: host.routes().get(prefix) == via,
+                lambda host=host: (host.name, prefix, host.routes(), host.complaint()),
+                SECONDS,
+            )
+
+    def forgets(self, prefix: str, *hosts: Host) -> None:
+        for host in hosts or self.hosts.values():
+            until(
+                lambda host=host: prefix not in host.routes(),
+                lambda host=host: (host.name, prefix, host.routes(), host.complaint()),
+                SECONDS,
+            )
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Between all pods, both families and directions, every 10 ms; not one packet may be lost."""
+        sources = [icmp.Source(host.name, host.pod.name) for host in self.hosts.values()]
+        targets = {
+            host.name: [Address.parse(host.pod4), Address.parse(host.pod6)] for host in self.hosts.values()
+        }
+        _, silent = icmp.matrix(sources, targets)
+        assert not silent, silent
+        traffic = Traffic(sources, targets)
+        traffic.start()
+        try:
+            yield
+            until(lambda: traffic.rounds >= LEAST, "enough packets", SECONDS)
+        finally:
+            tally = traffic.stop()
+        assert not tally.lost, tally.losses()
+        assert tally.least >= LEAST
