@@ -25,7 +25,7 @@ OWNED: Mapping[str, frozenset[str]] = {
     ),
     "Profile": frozenset(("ingress", "egress", "labelsToApply")),
 }
-"""Fields of a spec that Calico's controllers write or clear. Others, of whichever version, are not touched."""
+"""Fields of a spec that Calico's controllers write or clear. Others, of any version, stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +72,30 @@ class Copy:
         Metadata and fields that Calico's controllers do not write stay as they are.
         """
         want: Json = json.loads(self.spec)
-        if isinstance(stored.get("metadata"), dict) and not self._differs(stored, want):
+        if not self._differs(stored, want):
             return None
         fresh = self.fresh(uid, created)
-        spec = stored.get("spec")
-        foreign = _foreign(self.kind, spec) if isinstance(spec, dict) else {}
-        if isinstance(spec, dict) and spec.get("tier") == "default":
-            want = {"tier": "default"} | want
-        metadata = stored.get("metadata")
-        kept = metadata if isinstance(metadata, dict) else {}
-        ours = {field: fresh["metadata"][field] for field in ("name", "namespace") if field in fresh["metadata"]}
-        missing = {field: value for field, value in fresh["metadata"].items() if not kept.get(field)}
+        spec, metadata = stored.get("spec"), stored.get("metadata")
+        foreign: Json = {}
+        if isinstance(spec, dict):
+            foreign = {field: value for field, value in spec.items() if field not in OWNED[self.kind]}
+            if spec.get("tier") == "default":
+                want = {"tier": "default"} | want
+        kept: Json = metadata if isinstance(metadata, dict) else {}
+        named = ("name", "namespace") if self.namespace else ("name",)
+        put = {
+            field: value
+            for field, value in fresh["metadata"].items()
+            if field in named or not kept.get(field)
+        }
         identity = {"kind": self.kind, "apiVersion": fresh["apiVersion"]}
-        return stored | identity | {"metadata": kept | missing | ours, "spec": want | foreign}
+        return stored | identity | {"metadata": kept | put, "spec": want | foreign}
 
     def _differs(self, stored: Json, want: Json) -> bool:
-        spec, metadata = stored.get("spec"), stored["metadata"]
+        spec, metadata = stored.get("spec"), stored.get("metadata")
         return (
             not isinstance(spec, dict)
+            or not isinstance(metadata, dict)
             or stored.get("kind") != self.kind
             or metadata.get("name") != self.name
             or (metadata.get("namespace") or "") != self.namespace
@@ -97,28 +103,38 @@ class Copy:
         )
 
 
-def _foreign(kind: str, spec: Json) -> Json:
-    return {field: value for field, value in spec.items() if field not in OWNED[kind]}
+def reason(error: Exception) -> str:
+    """Why an object cannot be copied, as an operator reads it."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _meaning(kind: str, spec: Json) -> Json:
-    """What our fields of a spec say. Calico's versions differ in whether they write what is empty."""
+def _meaning(kind: str, spec: Json) -> str:
+    """What our fields of a spec say. Calico's versions differ in whether they write what is empty.
+
+    As text: to Python, true is 1.
+    """
     said = {field: value for field, value in spec.items() if field in OWNED[kind]}
     if said.get("tier") == "default":
         del said["tier"]
+    order = said.get("order")
+    if isinstance(order, float) and order.is_integer():
+        said["order"] = int(order)
     for direction in ("ingress", "egress"):
         if isinstance(said.get(direction), list):
             said[direction] = [_rule(rule) for rule in said[direction]]
-    return {field: value for field, value in said.items() if value not in (None, "", [], {})}
+    return json.dumps(_filled(said), sort_keys=True)
+
+
+def _filled(fields: Json) -> Json:
+    return {field: value for field, value in fields.items() if value not in (None, "", [], {})}
 
 
 def _rule(rule: object) -> object:
     if not isinstance(rule, dict):
         return rule
-    said = {}
-    for field, value in rule.items():
-        if field in ("source", "destination") and isinstance(value, dict):
-            value = {name: part for name, part in value.items() if part not in (None, "", [], {})}
-        if value not in (None, "", [], {}):
-            said[field] = value
-    return said
+    return _filled(
+        {
+            field: _filled(value) if field in ("source", "destination") and isinstance(value, dict) else value
+            for field, value in rule.items()
+        }
+    )

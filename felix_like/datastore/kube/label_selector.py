@@ -3,8 +3,8 @@
     {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}
     -> app == 'web' && has(tier)
 
-The text is the one that Calico stores (libcalico-go/lib/backend/k8s/conversion/conversion.go). What a selector
-means: k8s.io/api, meta/v1 LabelSelector; all its requirements must hold.
+The text is the one that Calico stores (libcalico-go/lib/backend/k8s/conversion/conversion.go). What a
+selector means: k8s.io/api, meta/v1 LabelSelector; all its requirements must hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from felix_like.datastore.keys import quoted
 
 ORCHESTRATOR = "projectcalico.org/orchestrator"
 PODS = f"{ORCHESTRATOR} == 'k8s'"
-"""What Calico puts before every pod selector: host endpoints and other orchestrators' workloads are no pods."""
+"""What Calico puts before every pod selector: host endpoints and others' workloads are no pods."""
 EVERY_NAMESPACE = "all()"
 
 _KEY = re.compile(r"[a-zA-Z0-9_./-]{1,512}")
@@ -73,7 +73,7 @@ def _expression(field: str, expression: object) -> str:
             return f"has({key})"
         case "DoesNotExist":
             return f"! has({key})"
-    raise ValueError(f"{field}: operator {quoted(operator)} is unknown; use In, NotIn, Exists or DoesNotExist")
+    raise ValueError(f"{field}: {quoted(operator)} is not In, NotIn, Exists or DoesNotExist")
 
 
 def _set(field: str, values: Any) -> str:
