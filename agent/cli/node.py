@@ -59,6 +59,42 @@ def status(name: str | None, output: str) -> None:
     click.echo("\n".join(render(answer, time.localtime)))
 
 
+CHECK_EPILOG = """\b
+Examples:
+  tortiectl node checksystem             this host: kernel, rights, etcd, ...
+  tortiectl node checksystem | grep -v ^OK
+  tortiectl node checksystem -o json
+  tortiectl lab exec node-1 tortiectl node checksystem
+
+\b
+Before the first start and at any time after. Changes nothing. Reads the
+settings as tortie-agent would here. FAIL: the agent cannot work or packets are
+lost (exit status 1). WARN: look at it. ----: not to be seen from here (by this
+user, or in this container) and why. As root it sees most.
+"""
+
+
+@node.command(epilog=CHECK_EPILOG)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_obj
+def checksystem(config: str | None, output: str) -> None:
+    """Say what this host lacks to be a node, one line each."""
+    import asyncio
+
+    from agent.check.examine import examine
+    from agent.check.finding import failed, total
+
+    found = asyncio.run(examine(calicoctl_file=config))
+    if output == "json":
+        click.echo(json.dumps([one.document() for one in found], indent=2))
+    else:
+        for one in found:
+            click.echo(printable(one.line()))
+        click.echo(total(found))
+    if failed(found):
+        raise SystemExit(1)
+
+
 def render(answer: dict[str, Any], local: Any) -> list[str]:
     """The whole text, as lines. `local` turns seconds since the epoch into a struct_time."""
     now = float(answer.get("time", 0.0))

@@ -17,7 +17,7 @@ def execute(lab: Lab, made: State, place: str, command: list[str]) -> None:
     env = dict(os.environ)
     if node is not None:
         env |= node_environment(lab, node)
-    env["TORTIE_PLACE"] = place
+    env["TORTIE_LAB_PLACE"] = place
     env["PS1"] = f"({place}) \\w \\$ "
     env["PATH"] = f"{os.path.dirname(sys.executable)}:{env.get('PATH', '')}:/usr/sbin:/sbin"  # noqa: PTH120
     sys.stdout.flush()
