@@ -214,10 +214,13 @@ class Claims:
                 return True
         return False
 
-    async def release_block(self, node: str, cidr: Prefix, *, only_empty: bool = False) -> bool:
+    async def release_block(
+        self, node: str, cidr: Prefix, *, only_empty: bool = False, sequence: int | None = None
+    ) -> bool:
         """Give an affinity up: `pendingDeletion`, then the block (deleted when empty, else without owner).
 
-        False: the node had no affinity to it, or the block is in use and was to be empty.
+        False: the node had no affinity to it, or the block is in use and was to be empty, or it has changed
+        and its sequence number was to be `sequence`.
         """
         key = affinity_key(node, cidr)
         leaving: Stored | None = None
@@ -227,7 +230,10 @@ class Claims:
                 if affinity is None:
                     return False
                 stored = await self.block(cidr)
-                if only_empty and stored is not None and not blocks.is_empty(stored.value):
+                if stored is not None and (
+                    (only_empty and not blocks.is_empty(stored.value))
+                    or (sequence is not None and stored.value.get("sequenceNumber") != sequence)
+                ):
                     if leaving is not None and leaving.mod_revision == affinity.mod_revision:
                         confirmed = {**affinity.value, "state": "confirmed"}
                         await self._cas.replace(key, confirmed, affinity.mod_revision)
