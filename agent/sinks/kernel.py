@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from agent.keep import Report
+from agent.netlink.rtnetlink import KernelRoute, hop_order
+from agent.netlink.sockets import Failure, RouteWriter, dump_routes
 from agent.sinks.hearing import Account, Hearing
 from agent.sinks.monitor import RouteMonitor
-from agent.sinks.netlink import Failure, RouteWriter, dump_routes
 from agent.sinks.ownership import OURS, Mark, Sweep, ours
 from agent.sinks.programming import Outcome, Turn
-from agent.sinks.rtnetlink import KernelRoute, hop_order
 from felix_like.model.address import Address
 from felix_like.model.desired import Route, RouteKey
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from agent.sinks.netlink import dump_replies
+from agent.netlink.rtnetlink import RTM_NEWADDR, RTM_NEWLINK
+from agent.netlink.sockets import dump_replies
 from agent.sinks.rtlink import (
     AddressSeen,
     LinkSeen,
@@ -24,7 +25,6 @@ from agent.sinks.rtlink import (
     parse_address,
     parse_link,
 )
-from agent.sinks.rtnetlink import RTM_NEWADDR, RTM_NEWLINK
 from felix_like.model.address import Address
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from agent.sinks.netlink import open_socket
+from agent.netlink.rtnetlink import messages
+from agent.netlink.sockets import open_socket
 from agent.sinks.rtlink import Event, Overrun, parse_event
-from agent.sinks.rtnetlink import messages
 
 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE = (
     1,

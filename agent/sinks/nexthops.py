@@ -14,11 +14,18 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from agent.netlink.rtnetlink import (
+    PROTOCOL_NAMES,
+    ROUTE_TYPES,
+    RTN_LOCAL,
+    RTN_UNICAST,
+    KernelRoute,
+    hop_order,
+)
+from agent.netlink.sockets import NetlinkError, RouteLookup, dump_routes
 from agent.sinks.monitor import RouteMonitor
-from agent.sinks.netlink import NetlinkError, RouteLookup, dump_routes
 from agent.sinks.ownership import Mark
 from agent.sinks.rtlink import AddressSeen, Event, LinkSeen, Overrun, RouteSeen
-from agent.sinks.rtnetlink import PROTOCOL_NAMES, ROUTE_TYPES, RTN_LOCAL, RTN_UNICAST, KernelRoute, hop_order
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import (
     MAIN_TABLE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.sinks.rtnetlink import KernelRoute
+from agent.netlink.rtnetlink import KernelRoute
 from felix_like.model.address import Address
 from felix_like.model.desired import (
     DEFAULT_ROUTE_PRIORITY,

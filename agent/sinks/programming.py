@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from agent.sinks.netlink import BATCH, Failure, batch
+from agent.netlink.rtnetlink import APPEND, CREATE, DELETE, Operation
+from agent.netlink.sockets import BATCH, Failure, batch
 from agent.sinks.ownership import Ledger, rewrite
-from agent.sinks.rtnetlink import APPEND, CREATE, DELETE, Operation
 from felix_like.delta import delta
 from felix_like.model.desired import Route, RouteKey
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from agent.sinks.rtnetlink import (
+from agent.netlink.rtnetlink import (
     HEADER,
     NLM_F_DUMP,
     NLM_F_REQUEST,

@@ -22,10 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from agent.netlink.rtnetlink import CREATE, DELETE
+from agent.netlink.sockets import RouteWriter
 from agent.sinks.kernel import KernelSink, dump_ours
 from agent.sinks.monitor import RouteMonitor
-from agent.sinks.netlink import RouteWriter
-from agent.sinks.rtnetlink import CREATE, DELETE
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import PROTO_BGP, KernelNextHop, Route, RouteKey
 

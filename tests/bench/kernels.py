@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.lab import netns
+from agent.netlink.rtnetlink import messages
+from agent.netlink.sockets import open_socket
 from agent.sinks.monitor import RTNLGRP_IPV4_ROUTE
-from agent.sinks.netlink import open_socket
 from agent.sinks.rtlink import RouteSeen, parse_event
-from agent.sinks.rtnetlink import messages
 from felix_like.model.address import Prefix
 
 

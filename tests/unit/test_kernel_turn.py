@@ -8,10 +8,10 @@ import errno
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.sinks.netlink import Failure
+from agent.netlink.rtnetlink import NLM_F_EXCL, RTM_NEWROUTE, KernelRoute, messages, parse_route
+from agent.netlink.sockets import Failure
 from agent.sinks.ownership import Ledger
 from agent.sinks.programming import Outcome, Turn
-from agent.sinks.rtnetlink import NLM_F_EXCL, RTM_NEWROUTE, KernelRoute, messages, parse_route
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import PROTO_BGP, KernelNextHop, Route, RouteKey
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sinks.rtlink import AddressSeen, LinkSeen, RouteSeen, parse_address, parse_event, parse_link
-from agent.sinks.rtnetlink import (
+from agent.netlink.rtnetlink import (
     APPEND,
     CREATE,
     DELETE,
@@ -31,6 +30,7 @@ from agent.sinks.rtnetlink import (
     parse_error,
     parse_route,
 )
+from agent.sinks.rtlink import AddressSeen, LinkSeen, RouteSeen, parse_address, parse_event, parse_link
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import KernelNextHop, Route, RouteKey
 
