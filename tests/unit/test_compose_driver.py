@@ -134,6 +134,48 @@ def test_a_last_will_is_wrong() -> None:
     assert world(engine).wrong() == ["broker: node-2 is gone", "broker: node-3 is unheard of"]
 
 
+def heard(**up: str) -> str:
+    """Prometheus' answer: who is up."""
+    return json.dumps(
+        [
+            {
+                "metric": {"job": "tortie" if name.startswith("node") else name, "instance": name},
+                "value": [1.0, value],
+            }
+            for name, value in ((name.replace("_", "-"), value) for name, value in up.items())
+        ]
+    )
+
+
+def test_whom_prometheus_does_not_hear_is_named() -> None:
+    class Observed(FakeEngine):
+        said = heard(node_1="1", node_2="0", etcd="0")
+
+        def execute(self, service: str, *command: str) -> str:
+            return self.said if service == "prometheus" else super().execute(service, *command)
+
+    engine = Observed()
+    assert world(engine).unheard() == [
+        "Prometheus does not hear tortie node-2",
+        "Prometheus does not hear etcd etcd",
+        "Prometheus has not looked for node-3 yet",
+    ]
+    engine.said = heard(node_1="1", node_2="1", node_3="1", etcd="1")
+    assert world(engine).unheard() == []
+    engine.said = ""
+    assert len(world(engine).unheard()) == 3
+
+
+def test_a_prometheus_that_is_not_there_yet_is_quoted() -> None:
+    class Starting(FakeEngine):
+        def execute(self, service: str, *command: str) -> str:
+            if service == "prometheus":
+                raise LabError("'docker exec' failed: connection refused")
+            return super().execute(service, *command)
+
+    assert world(Starting()).unheard() == ["Prometheus: 'docker exec' failed: connection refused"]
+
+
 def test_waiting_ends_with_what_is_left() -> None:
     clock = Clock()
     with pytest.raises(LabError, match=r"^still so after 5 s: a; b; c; d \(and 1 more\)$"):
@@ -237,6 +279,20 @@ def test_a_failing_engine_is_quoted(tmp_path: Path) -> None:
     with docker(tmp_path, "echo 'no space left on device' >&2; exit 1") as engine:
         with pytest.raises(LabError, match=r"compose up --detach …' failed: no space left on device"):
             engine.up()
+
+
+def test_whoever_observes_is_started_when_asked_for_and_always_removed(tmp_path: Path) -> None:
+    with docker(tmp_path, 'echo "$*" >> calls; echo 127.0.0.1:3000') as engine:
+        engine.up()
+        engine.up(observe=True)
+        engine.down()
+        assert engine.published("grafana", 3000) == "127.0.0.1:3000"
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "compose up --detach --no-build --remove-orphans",
+        "compose --profile observe up --detach --no-build --remove-orphans",
+        "compose --profile observe down --volumes --remove-orphans --timeout 2",
+        "compose --profile observe port grafana 3000",
+    ]
 
 
 def test_without_docker_it_says_what_to_install(tmp_path: Path) -> None:

@@ -115,12 +115,34 @@ def test_agent_and_speaker_may_what_their_files_have() -> None:
 
 def test_every_setting_exists() -> None:
     known = {setting.name for setting in settings.table()}
-    used = {name for service in services().values() for name in service.get("environment", {})}
+    ours = (service for service in services().values() if "profiles" not in service)
+    used = {name for service in ours for name in service.get("environment", {})}
     used |= {entry["name"] for container in pod()["containers"] for entry in container.get("env", ())}
     for path in KUBERNETES.rglob("kustomization.yaml"):
         for generator in yaml.safe_load(path.read_text()).get("configMapGenerator", ()):
             used |= {literal.partition("=")[0] for literal in generator["literals"]}
     assert used <= known
+
+
+def test_who_observes_is_asked_for_and_may_nothing() -> None:
+    observers = {name: service for name, service in services().items() if "profiles" in service}
+    assert observers.keys() == {"prometheus", "grafana"}
+    for name, service in observers.items():
+        assert service["profiles"] == ["observe"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert int(service["user"].partition(":")[0]) > 0, name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert re.search(r":-[\w./-]+:v?\d+\.\d+\.\d+\}$", service["image"]), (
+            "a pinned tag, or the user's own"
+        )
+        for volume in service["volumes"]:
+            assert volume.startswith("./deploy/"), volume
+            assert volume.endswith(":ro"), volume
+
+
+def test_nothing_else_is_published() -> None:
+    assert [name for name, service in services().items() if "ports" in service] == ["prometheus", "grafana"]
 
 
 # --- Kubernetes ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 
 from agent.lab.compose import faults
 from agent.lab.compose.engine import Engine
+from agent.lab.compose.plan import node_names
 from agent.lab.compose.world import World
 from agent.lab.plan import LabError
 from agent.lab.progress import step
@@ -30,9 +31,11 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if arguments.word == "up":
             with step("containers: etcd, broker, ToR router, 3 machines, each with agent and speaker"):
-                engine.up()
+                engine.up(observe=arguments.observe)
         world = World(engine)
         prove(world, arguments.patience)
+        if arguments.observe:
+            observe(world, arguments.patience)
         return play(world, arguments.only) if arguments.faults else 0
     except LabError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -52,6 +55,18 @@ def prove(world: World, seconds: float) -> None:
         if silent:
             raise LabError("\n    ".join(["pings were lost:", *silent]))
         current.result = f"{tried} of {tried} answered"
+
+
+def observe(world: World, seconds: float) -> None:
+    """Wait until Prometheus hears everybody, and say where to look. Raises LabError."""
+    with step("Prometheus and Grafana") as current:
+        world.wait(world.unheard, seconds)
+        current.result = f"every target is scraped, {len(node_names())} agents among them"
+    print(
+        f"  Grafana     http://{world.engine.published('grafana', 3000)}\n"
+        f"  Prometheus  http://{world.engine.published('prometheus', 9090)}/alerts",
+        flush=True,
+    )
 
 
 def play(world: World, only: str | None) -> int:
@@ -76,13 +91,14 @@ def play(world: World, only: str | None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m agent.lab.compose", description=__doc__)
-    parser.set_defaults(build=False, faults=False)
+    parser.set_defaults(build=False, faults=False, observe=False)
     words = parser.add_subparsers(dest="word", required=True)
     build = words.add_parser("build", help="build the images tortie:dev and tortie-lab:dev")
     build.set_defaults(build=True)
     up = words.add_parser("up", help="build the images, start the lab, prove it")
     up.add_argument("--no-build", dest="build", action="store_false", help="the images are there")
     up.add_argument("--faults", action="store_true", help="then run the fault kit")
+    up.add_argument("--observe", action="store_true", help="with Prometheus and Grafana")
     up.set_defaults(build=True)
     check = words.add_parser("check", help="prove a lab that runs")
     broken = words.add_parser("faults", help="run the fault kit against a lab that runs")

@@ -13,6 +13,9 @@ from agent.lab.plan import LabError
 
 SECONDS = 120.0
 BUILD_SECONDS = 900.0
+PULL_SECONDS = 900.0
+OBSERVE = "observe"
+"""The profile of docker-compose.yml with Prometheus and Grafana."""
 INSIDE = ("python", "-m", "agent.lab.compose.inside")
 IMAGES = {"tortie": "tortie:dev", "lab": "tortie-lab:dev"}
 """Target of deploy/Dockerfile -> name of the image, as docker-compose.yml has them."""
@@ -49,18 +52,26 @@ class Engine:
     def compose(self, *arguments: str, seconds: float = SECONDS) -> str:
         return self._run("compose", *arguments, seconds=seconds)
 
-    def up(self) -> None:
+    def up(self, *, observe: bool = False) -> None:
+        """`observe`: with Prometheus and Grafana, whose images the engine may have to pull."""
         self._ids.clear()
-        self.compose("up", "--detach", "--no-build", "--remove-orphans")
+        profile = ("--profile", OBSERVE) if observe else ()
+        words = ("up", "--detach", "--no-build", "--remove-orphans")
+        self.compose(*profile, *words, seconds=PULL_SECONDS if observe else SECONDS)
 
     def down(self) -> None:
         """Containers, networks and volumes of the lab; the images stay."""
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "2")
+        words = ("down", "--volumes", "--remove-orphans", "--timeout", "2")
+        self.compose("--profile", OBSERVE, *words)
+
+    def published(self, service: str, port: int) -> str:
+        """Address and port on the engine's machine that lead to a service's port."""
+        return self.compose("--profile", OBSERVE, "port", service, str(port)).strip()
 
     def container(self, service: str) -> str:
         """The id of a service's container."""
         if service not in self._ids:
-            found = self.compose("ps", "--all", "--quiet", service).split()
+            found = self.compose("--profile", OBSERVE, "ps", "--all", "--quiet", service).split()
             if not found:
                 raise LabError(f"there is no container of {service}: 'make compose-lab' starts the lab")
             self._ids[service] = found[0]

@@ -131,6 +131,23 @@ class World:
         statuses = map(json.loads, text.splitlines())
         return {status["node"]: status["state"] for status in statuses}
 
+    def unheard(self) -> list[str]:
+        """Whom Prometheus does not hear, and which agents it does not know."""
+        try:
+            targets = self._targets()
+        except LabError as error:
+            return [f"Prometheus: {error}"]
+        silent = [f"Prometheus does not hear {job} {name}" for (job, name), up in targets.items() if not up]
+        agents = {name for job, name in targets if job == "tortie"}
+        unknown = [f"Prometheus has not looked for {name} yet" for name in node_names() if name not in agents]
+        return [*silent, *unknown]
+
+    def _targets(self) -> dict[tuple[str, str], bool]:
+        """(job, instance) -> whether the last scrape succeeded."""
+        ask = ("promtool", "query", "instant", "-o", "json", "http://127.0.0.1:9090", "up")
+        found = json.loads(self.engine.execute("prometheus", *ask) or "[]")
+        return {(one["metric"]["job"], one["metric"]["instance"]): one["value"][1] == "1" for one in found}
+
     def ecmp(self, version: int) -> dict[str, int]:
         """Prefix -> number of next hops in the ToR router's kernel."""
         said = self.engine.execute("tor", "ip", "-j", f"-{version}", "route", "show", "proto", "bird")
