@@ -17,11 +17,14 @@ import traceback
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from bird_config.no_lookup import without_name_lookup
+
 
 def main() -> None:
     """Until stdin ends."""
     (command,) = entry_points(group="console_scripts", name="exabgp")
-    run = command.load()
+    with without_name_lookup():
+        run = command.load()
     gc.freeze()  # the forks need not walk what never goes
     for line in sys.stdin:
         status, output = check(run, json.loads(line))

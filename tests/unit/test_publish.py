@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -247,3 +249,34 @@ async def test_the_warm_validator_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(Unchecked, match="did not answer"):
         await warm(tmp_path / "x")
     assert warm._child is None
+
+
+NO_NAME_SERVER = (
+    "import socket\n"
+    "def refuse(*_: object) -> None: raise SystemExit('a name server was asked')\n"
+    "socket.gethostbyaddr = socket.gethostbyname = socket.getaddrinfo = refuse\n"
+)
+
+
+def test_the_check_asks_no_name_server(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.write_text(GOOD)
+    script = NO_NAME_SERVER + "from bird_config import validator_worker; validator_worker.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=f"{json.dumps(str(good))}\n", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == 0
+
+
+def test_the_speaker_starts_without_a_name_server() -> None:
+    script = NO_NAME_SERVER + (
+        "from agent.speaker import worker\n"
+        "import socket\n"
+        "assert socket.getfqdn.__module__ == 'socket', 'the module is as it was'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,8 +4,11 @@
 machine, `codec` reads and writes UPDATEs. Contract tests: `tests/interop/test_exabgp_contract.py`.
 """
 
-from agent.speaker.adapter.configuration import parse
-from agent.speaker.adapter.engine import EXABGP_VERSION, PINNED, Session, prepare
-from agent.speaker.adapter.sockets import open_socket, set_key, set_ttl
+from bird_config.no_lookup import without_name_lookup
+
+with without_name_lookup():
+    from agent.speaker.adapter.configuration import parse
+    from agent.speaker.adapter.engine import EXABGP_VERSION, PINNED, Session, prepare
+    from agent.speaker.adapter.sockets import open_socket, set_key, set_ttl
 
 __all__ = ["EXABGP_VERSION", "PINNED", "Session", "open_socket", "parse", "prepare", "set_key", "set_ttl"]
