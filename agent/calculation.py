@@ -152,7 +152,7 @@ class Calculation:
         Who passes on what others announce has all of it only when they have said it all again.
         """
         desired = self.graph.desired
-        if desired is None or not self._replayed:
+        if desired is None or not self._replayed or outcome.holding:
             return False
         passes_on = any(peer.is_ebgp or peer.route_reflector_client for peer in desired.peers.values())
         return not (passes_on and outcome.awaiting)

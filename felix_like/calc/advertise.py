@@ -20,6 +20,11 @@ from felix_like.model.node import Node
 from felix_like.model.path import Attributes
 from felix_like.model.verdict import No, Refusal, Yes
 
+OUTSIDE_POOLS = (
+    "it lies in no IP pool, so its pods are not announced. Create an IPPool that covers the cluster's pod "
+    "network (kube-controller-manager's --cluster-cidr)"
+)
+
 
 @dataclass(slots=True)
 class Advertised:
@@ -57,11 +62,15 @@ class _Advertiser:
             self._borrowed(cidr)
         return self._out
 
+    def _subject(self, cidr: Prefix) -> str:
+        affinity = self._snapshot.affinities.get((self._name, cidr))
+        return f"podCIDR {cidr}" if affinity is not None and affinity.pod_cidr else f"IPAM block {cidr}"
+
     def _refuse(self, subject: str, reason: str) -> None:
         self._out.refusals.append(Refusal(subject, reason))
 
     def _own_block(self, cidr: Prefix) -> None:
-        subject = f"IPAM block {cidr}"
+        subject = self._subject(cidr)
         verdict = holds(self._snapshot, self._pools, self._name, cidr)
         if isinstance(verdict, No):
             self._refuse(subject, verdict.reason)
@@ -118,6 +127,9 @@ def is_block(pools: Pools, cidr: Prefix) -> Yes | No:
 
 def holds(snapshot: Snapshot, pools: Pools, name: str, cidr: Prefix) -> Yes | No:
     """May the node stand for this block, to which its affinity is confirmed?"""
+    affinity = snapshot.affinities.get((name, cidr))
+    if affinity is not None and affinity.pod_cidr:
+        return Yes() if pools.covering(cidr) is not None else No(OUTSIDE_POOLS)
     verdict = is_block(pools, cidr)
     if isinstance(verdict, No):
         return verdict
@@ -160,7 +172,7 @@ class Communities:
 
     def __init__(self, snapshot: Snapshot, name: str) -> None:
         self.refusals: list[Refusal] = []
-        self._rules: list[tuple[Prefix, frozenset[tuple[int, ...]]]] = []
+        self.rules: list[tuple[Prefix, frozenset[tuple[int, ...]]]] = []
         self._known: dict[tuple[Address, frozenset[tuple[int, ...]]], Attributes] = {}
         for configuration in (f"node.{name}", "default"):
             found = snapshot.bgp_configurations.get(configuration)
@@ -171,7 +183,7 @@ class Communities:
     def _read(self, configuration: BgpConfiguration) -> None:
         for advertisement in configuration.prefix_advertisements:
             values = frozenset(self._values(configuration.name, advertisement))
-            self._rules.append((advertisement.cidr, values))
+            self.rules.append((advertisement.cidr, values))
 
     def _values(self, name: str, advertisement: PrefixAdvertisement) -> Iterator[tuple[int, ...]]:
         for text in advertisement.communities:
@@ -190,7 +202,7 @@ class Communities:
     def attributes(self, prefix: Prefix, next_hop: Address) -> Attributes:
         """The attributes of a route of our own; routes alike share one value."""
         values: frozenset[tuple[int, ...]] = frozenset()
-        for cidr, communities in self._rules:
+        for cidr, communities in self.rules:
             if cidr.covers(prefix):
                 values |= communities
         key = (next_hop, values)

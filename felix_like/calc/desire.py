@@ -5,6 +5,7 @@ from __future__ import annotations
 from felix_like.calc.advertise import advertise
 from felix_like.calc.cluster import Cluster, cluster, cluster_refusals, router_id, usable_address, usable_asn
 from felix_like.calc.peering import peerings, wanted_secrets
+from felix_like.calc.pod_cidrs import pod_cidr_refusals
 from felix_like.calc.pools import pools
 from felix_like.calc.session import Own, Secrets
 from felix_like.calc.snapshot import Snapshot
@@ -41,6 +42,8 @@ def desire(snapshot: Snapshot, local: LocalNode, secrets: Secrets) -> Desired:
     refusals += usable_pools.refusals
     advertised = advertise(snapshot, usable_pools, local.name, node)
     refusals += advertised.refusals
+    if local.use_pod_cidr:
+        refusals += pod_cidr_refusals(snapshot, local)
     ready = snapshot.cluster is None or snapshot.cluster.datastore_ready
     return Desired(
         revision=snapshot.revision,

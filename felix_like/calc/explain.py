@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -36,12 +36,16 @@ def path_views(tables: Tables, prefix: Prefix) -> list[PathView]:
     return sorted(views, key=lambda v: (not v.best, not v.used, len(v.path.peer), bytes(v.path.peer)))
 
 
-def explain(tables: Tables, desired: Desired | None, notes: list[str], prefix: Prefix) -> list[str]:
-    """Lines from the datastore to the kernel and the peers; `notes` are the datastore's troubles."""
+def explain(
+    tables: Tables, desired: Desired | None, notes: list[str], prefix: Prefix, services: Iterable[str] = ()
+) -> list[str]:
+    """Lines from the datastore to the kernel and the peers; `notes` are the datastore's troubles, `services`
+    what there is to say of services."""
     lines = [f"{prefix}: {tables.ownership.describe(prefix)}"]
     if desired is None:
         return [*lines, "nothing is calculated yet: the datastore has not been read"]
     lines += notes
+    lines += services
     views = path_views(tables, prefix)
     for view in views:
         lines.extend(_path_lines(tables, view))
@@ -107,6 +111,8 @@ def _advert_line(tables: Tables, prefix: Prefix) -> str:
     if not told:
         selected = tables.loc_rib.selected.get(prefix)
         reason = tables.exports.rules.refuse(prefix) if selected else None
+        if selected and reason is None and tables.exports.rules.service_range(prefix) is not None:
+            reason = "a service of other nodes is passed on with its own next hop only, never with this node"
         return f"advertised to nobody{': ' + reason if reason else ''}"
     names = sorted(tables.importer.source(peer).name for peer in told)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""

@@ -1,7 +1,7 @@
 """The whole brain: told what happens, asked what follows. No event loop, no clock, no I/O.
 
-Datastore and BGP are told in any order; what follows depends only on the current state of both. What is
-not told again is kept: the datastore while it is stale, a peer's paths over its graceful restart.
+Datastore, Kubernetes and BGP are told in any order; what follows depends only on the current state of all.
+What is not told again is kept: the datastore while it is stale, a peer's paths over its graceful restart.
 
 Times are float seconds of one monotonic clock.
 """
@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from felix_like.calc import explain as explanation
 from felix_like.calc.desire import desire
+from felix_like.calc.kubernetes import PATIENCE, Kubernetes, KubernetesChange
 from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
+from felix_like.calc.pod_cidrs import without_blocks
+from felix_like.calc.services import ServiceRules, Services, service_rules
 from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
 from felix_like.calc.tables import Tables
 from felix_like.model.address import Address, IpVersion, Prefix
@@ -23,6 +26,7 @@ from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, Ro
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
 from felix_like.model.path import Attributes, Path
+from felix_like.model.service import KubernetesNode, ServiceId
 from felix_like.model.verdict import Refusal
 from felix_like.rib.adj_rib_in import AdjRibIn
 from felix_like.rib.session import DEFAULT_RESTART_TIME, UNMARKED_WAIT, Session
@@ -55,7 +59,14 @@ def _locks(changes: Iterable[Change]) -> bool:
 class CalcGraph:
     """Tell it with the `on_…` methods, then `take()`; call `tick` when the deadline it gave has come."""
 
-    def __init__(self, local: LocalNode, *, origin_validation: OriginMode = OriginMode.ENFORCE) -> None:
+    def __init__(
+        self,
+        local: LocalNode,
+        *,
+        origin_validation: OriginMode = OriginMode.ENFORCE,
+        kubernetes: bool = False,
+    ) -> None:
+        """`kubernetes`: there is access to it, so `on_kubernetes` will be called."""
         self.local = local
         self.snapshot = Snapshot()
         self.desired: Desired | None = None
@@ -77,6 +88,14 @@ class CalcGraph:
         self._resyncing = False
 
         self._tables = Tables(local, origin_validation)
+        self._kubernetes = Kubernetes(local, expected=kubernetes)
+        self._services = Services(self._kubernetes.snapshot, self._tables.ownership)
+        self._base: Desired | None = None
+        """What follows from the datastore alone, as acted on; `desired` has the services' routes as well."""
+        self._rules: ServiceRules | None = None
+        """What the datastore, as acted on, says of services."""
+        self._service_refusals: tuple[Refusal, ...] = ()
+        """Those in `desired`."""
 
     # -- told: the datastore --------------------------------------------------------------------------
 
@@ -90,7 +109,7 @@ class CalcGraph:
             # Locked while we were away: what was right before is what the last good copy says.
             self._recalculate(from_copy=True)
         self._heard = True
-        self._backlog.add(self.snapshot.apply(changes), self.local.name)
+        self._learn(changes)
         if in_sync:
             self._in_sync, self.stale = True, None
         self._recalculate()
@@ -103,6 +122,25 @@ class CalcGraph:
         """
         self.stale = reason
         self._recalculate()
+
+    def on_kubernetes(self, changes: Iterable[KubernetesChange], in_sync: bool) -> None:
+        """Objects of Kubernetes changed: services, endpoint slices, nodes. `in_sync`: what was told is now
+        whole and current. The first telling is whole: Kubernetes', or its last good copy.
+
+        A change costs the services that it concerns; what does not alter this node's answer touches nothing.
+        """
+        touched = self._kubernetes.tell(changes, in_sync)
+        if touched.malformed:
+            self._services.read_malformed()
+        self._follow_kubernetes(touched.services, nodes=KubernetesNode in touched.kinds)
+
+    def on_kubernetes_stale(self, reason: str | None) -> None:
+        """Kubernetes does not answer; what was last known, perhaps from disk, goes on being true.
+
+        Before it was heard, nothing is known of services: see `Outcome.holding`. None: it answers again.
+        """
+        self._kubernetes.stale = reason
+        self._follow_kubernetes((), nodes=False)
 
     def on_secrets(self, secrets: Mapping[SecretRef, str]) -> None:
         """All passwords there are."""
@@ -193,10 +231,14 @@ class CalcGraph:
         self._tell_time(now)
         for rib in self._tables.paths.by_peer.values():
             self._tables.paths.forget(rib.expire(now))
+        if self._services.rules is None:
+            self._advertise_services()  # perhaps Kubernetes was waited for long enough
         if self._tables.paths.dirty and self.desired is not None:
             return now
         deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
         deadlines += [self._deferral(address) for address in self._awaiting()]
+        if self._waiting_for_services() and self._started is not None:
+            deadlines.append(self._started + PATIENCE)
         return min((d for d in deadlines if d is not None), default=None)
 
     # -- asked ----------------------------------------------------------------------------------------
@@ -214,6 +256,7 @@ class CalcGraph:
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=self._awaiting(),
+            holding=self._holding(),
         )
 
     def fib(self) -> dict[RouteKey, Route]:
@@ -245,7 +288,12 @@ class CalcGraph:
             for state, reason in (("locked", self.frozen), ("stale", self.stale))
             if reason is not None
         ]
-        return explanation.explain(self._tables, self.desired, notes, prefix)
+        about = list(self._services.explain(prefix)) if self.desired is not None else []
+        if about and self._kubernetes.stale is not None:
+            about.append(f"Kubernetes cannot be followed: {self._kubernetes.stale}")
+        elif about and not self._kubernetes.expected:
+            about.append("single services are not known: this agent has no access to Kubernetes")
+        return explanation.explain(self._tables, self.desired, notes, prefix, about)
 
     def peer_counts(self, peer: Address) -> PeerCounts:
         return explanation.peer_counts(self._tables, peer)
@@ -277,12 +325,22 @@ class CalcGraph:
         if self._started is None:
             self._started = now
 
+    def _learn(self, changes: Iterable[Change]) -> None:
+        """Take in the datastore's changes, and the podCIDRs that follow, in place of blocks."""
+        pod_cidrs = self._kubernetes.pod_cidrs
+        if pod_cidrs is None:
+            self._backlog.add(self.snapshot.apply(changes), self.local.name)
+            return
+        self._backlog.add(self.snapshot.apply(without_blocks(changes)), self.local.name)
+        derived = pod_cidrs.changes(self.snapshot.nodes, self._kubernetes.nodes())
+        self._backlog.add(self.snapshot.apply(derived), self.local.name)
+
     def _recalculate(self, *, from_copy: bool = False) -> None:
-        """Act on the backlog: first what we want, then who holds what, then what that makes of paths."""
+        """Act on the backlog: who holds what, what we want, then what that makes of paths."""
         if not (self._in_sync or from_copy or (self._heard and self.stale is not None)):
             return
         backlog = self._backlog
-        answer = self.desired
+        answer = self._base
         if backlog.desire:
             answer = desire(self.snapshot, self.local, self._secrets)
             self.frozen = answer.frozen
@@ -292,16 +350,72 @@ class CalcGraph:
             return
         self._backlog = _Backlog(desire=False)
         self._authoritative |= self._in_sync
-        first = self.desired is None
-        judge_all = self._adopt(answer)
-        if first or backlog.kinds & {Node, IPPool, BgpConfiguration}:
-            judge_all |= self._tables.ownership.update_cluster(self.snapshot)
-        blocks = self._tables.ownership.update_blocks(self.snapshot, backlog.blocks)
+        ownership = self._tables.ownership
+        judge_all = False
+        if self._base is None or backlog.kinds & {Node, IPPool, BgpConfiguration}:
+            judge_all = ownership.update_cluster(self.snapshot)
+            self._rules = service_rules(self.snapshot, self.local, ownership.ranges)
+        blocks = ownership.update_blocks(self.snapshot, backlog.blocks)
+        self._base = answer
+        self._services.adopt(self._service_rules(), anew=judge_all)
+        judge_all |= self._adopt(self._with_services(answer))
         self._tables.set_export_filter(self.snapshot.pools.values(), answer)
         if judge_all:
             self._tables.importer.judge_all()
         elif blocks:
             self._tables.importer.judge_inside(blocks)
+
+    # -- inside: Kubernetes ---------------------------------------------------------------------------
+
+    def _follow_kubernetes(self, services: Iterable[ServiceId], *, nodes: bool) -> None:
+        if self._kubernetes.pod_cidrs is not None and (nodes or self._services.rules is None):
+            self._learn(())
+            self._recalculate()
+        self._advertise_services(services)
+
+    def _advertise_services(self, services: Iterable[ServiceId] = ()) -> None:
+        """These services differ; or nothing does but the time, or what Kubernetes says of this node."""
+        if self._base is None or self.desired is None:
+            return
+        changed = self._services.adopt(self._service_rules())
+        changed |= self._services.update(services)
+        if not changed and self._services.refusals == self._service_refusals:
+            return
+        self._tables.paths.dirty |= changed
+        self.desired = replace(self._with_services(self._base), frozen=self.frozen)
+        self._desired_changed = True
+
+    def _service_rules(self) -> ServiceRules | None:
+        """What decides about services now; None: nothing is known, so nothing is said."""
+        rules = self._rules
+        if rules is None or self._waiting_for_services():
+            return None
+        exclusion = self._kubernetes.exclusion
+        return replace(rules, excluded=exclusion) if exclusion else rules
+
+    def _with_services(self, base: Desired) -> Desired:
+        services = self._services
+        refusals = self._service_refusals = services.refusals
+        return replace(
+            base,
+            originated={**services.originated, **base.originated} if services.originated else base.originated,
+            refusals=tuple(sorted({*base.refusals, *refusals})) if refusals else base.refusals,
+        )
+
+    def _waiting_for_services(self) -> bool:
+        """Nobody knows (yet) which service routes of before our start are still right."""
+        if not self._kubernetes.missing:
+            return False
+        return self._now is None or self._started is None or self._now < self._started + PATIENCE
+
+    def _holding(self) -> str:
+        """Why nothing that was advertised before our start may go yet."""
+        kubernetes = self._kubernetes
+        if kubernetes.missing and kubernetes.pod_cidrs is not None:
+            return "the nodes' podCIDRs are not known: Kubernetes has not been heard"
+        if self._waiting_for_services() and self._rules is not None and any(self._rules.ranges):
+            return "services are not known: Kubernetes has not been heard"
+        return ""
 
     def _freeze(self) -> None:
         """Locked: what was right before stays, and says why. `desire` runs again at the next change."""

@@ -26,6 +26,9 @@ class Outcome:
     """The datastore was in sync (and not locked) at least once: what is not wanted may be dropped."""
     awaiting: frozenset[Address] = frozenset()
     """Peers that may still announce what they announced before: inherited routes wait for them."""
+    holding: str = ""
+    """Why it is not yet known what this node advertises, so that nothing which the speaker advertised before
+    our start may be dropped; empty: it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def refuse_install(prefix: Prefix, desired: Desired, rules: ExportFilter) -> str
     """Why a learned route is not installed although it was selected."""
     if prefix in desired.originated:
         return "this node originates it itself"
-    if rules.services.longest(prefix) is not None:
+    if rules.service_range(prefix) is not None:
         # confd's calico_kernel_programming: each node's kube-proxy serves these on its own.
         return "it is inside a service range, which every node serves itself"
     return None
@@ -132,11 +132,15 @@ class Exports:
         if not targets or self.rules.refuse(prefix) is not None:
             return {}
         version = prefix.version
+        service = self.rules.service_range(prefix) is not None
         wanted: dict[Address, Attributes] = {}
         for target in targets:
             if version in target.families:
                 told = self._exported(best, target)
-                if isinstance(told, Attributes):
+                # Nobody may be sent here for what another node serves: here it ends in no route.
+                if isinstance(told, Attributes) and not (
+                    service and told.next_hop != best.attributes.next_hop
+                ):
                     wanted[target.address] = told
         return wanted
 

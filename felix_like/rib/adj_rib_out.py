@@ -56,6 +56,11 @@ class ExportFilter:
         mine, its = ({p: rules.pools.get(p) for p in rules.pools} for rules in (self, other))
         return mine == its and set(self.services) == set(other.services)
 
+    def service_range(self, prefix: Prefix) -> Prefix | None:
+        """The service range that a prefix lies in, unless it lies in a pool that is more specific."""
+        service, pool = self.services.longest(prefix), self.pools.longest(prefix)
+        return service if pool is None or service is None or pool.length <= service.length else None
+
     def refuse(self, prefix: Prefix) -> str | None:
         pools = self.pools.all_matches(prefix)
         if not all(pools):

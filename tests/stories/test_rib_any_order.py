@@ -127,7 +127,9 @@ def test_the_end_that_all_orders_must_reach() -> None:
         X6: f"via {B6}",
         "203.0.113.0/24": f"via {TOR}",
     }
-    assert PLAIN.adverts() == {B4: {Z}, C4: {Z}, R4: {Z}, TOR: {X, Z}}
+    range_of_services = "10.98.0.0/16"
+    mine = {Z, range_of_services}
+    assert PLAIN.adverts() == {B4: mine, C4: mine, R4: mine, TOR: {X, *mine}}
     verdicts = PLAIN.verdicts()
     assert verdicts[f"{B4} {X}"] == "valid"
     assert verdicts[f"{C4} {Y}"] == "valid"  # and yet not installed: c is unreachable
