@@ -259,6 +259,8 @@ class KubeApi:
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             pass
+        except asyncio.CancelledError:
+            pass  # the loop ends; nobody but asyncio's own callback waits for this task, and that complains
         finally:
             self._connections.discard(writer)
             writer.transport.abort()
@@ -267,21 +269,25 @@ class KubeApi:
         """One request and its answer; False: the connection ends."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         request, *lines = head.rstrip("\r\n").split("\r\n")
-        method, target, _ = request.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         await reader.readexactly(int(headers.get("content-length", "0")))
         await self._running.wait()
-        exchange = _Exchange(self, writer, method, target, headers)
-        return await exchange.answer()
+        return await _Exchange(self, reader, writer, request, headers).answer()
 
 
 class _Exchange:
     """One request being answered."""
 
     def __init__(
-        self, api: KubeApi, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str]
+        self,
+        api: KubeApi,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        request: str,
+        headers: dict[str, str],
     ) -> None:
-        self.api, self.writer, self.method, self.headers = api, writer, method, headers
+        self.api, self.reader, self.writer, self.headers = api, reader, writer, headers
+        self.method, target, _ = request.split(" ")
         url = urlsplit(target)
         self.path = url.path
         self.params = dict(parse_qsl(url.query))
@@ -446,19 +452,23 @@ class _Exchange:
         return await self._end()
 
     async def _follow(self, watch: _Watch, resource: Resource) -> None:
+        """Until the client goes."""
         store = self.api.store
-        while True:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.api.bookmark_every
+        while not self.reader.at_eof():
             watch.wake.clear()
             for event in store.since(watch.kind, watch.position):
                 watch.position = event.version
                 if (told := _told(event, watch.wanted)) is not None:
                     await self._send(*told)
             try:
-                async with asyncio.timeout(self.api.bookmark_every):
+                async with asyncio.timeout(min(0.1, self.api.bookmark_every)):
                     await watch.wake.wait()
             except TimeoutError:
-                if watch.wake.is_set():
-                    continue  # both in the same turn of the loop
+                if watch.wake.is_set() or loop.time() < due:
+                    continue
+                due = loop.time() + self.api.bookmark_every
                 # As the real one: events of other resources move the bookmark, too.
                 watch.position = max(watch.position, store.version)
                 if watch.bookmarks:
@@ -473,6 +483,7 @@ class _Exchange:
         await self.writer.drain()
 
     async def _end(self) -> bool:
+        await self.api._running.wait()
         self.writer.write(b"0\r\n\r\n")
         await self.writer.drain()
         return True
