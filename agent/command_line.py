@@ -1,4 +1,4 @@
-"""tortie-agent's command line: it has none but --help and --version; settings come from elsewhere."""
+"""The daemons' command line: none but --help and --version; settings come from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
-from agent.settings import table
+from agent.settings import Setting, table
 
 WIDTH = 100
+AGENT = (
+    "Follows Calico's etcd and keeps this node's routes and BGP sessions as it says.\n"
+    "Runs until SIGTERM or SIGINT; routes and sessions stay behind it."
+)
 
 
-def read_command_line(arguments: Sequence[str] | None, version: str) -> None:
-    """Return when the agent is to start. SystemExit: 0 after --help or --version, 2 for anything else."""
+def read_command_line(
+    arguments: Sequence[str] | None,
+    version: str,
+    *,
+    prog: str = "tortie-agent",
+    description: str = AGENT,
+    settings: Sequence[Setting] | None = None,
+) -> None:
+    """Return when the program is to start. SystemExit: 0 after --help or --version, 2 for anything else."""
     parser = argparse.ArgumentParser(
-        prog="tortie-agent",
-        description="Follows Calico's etcd and keeps this node's routes and BGP sessions as it says.\n"
-        "Runs until SIGTERM or SIGINT; routes and sessions stay behind it.",
-        epilog=settings_text(),
+        prog=prog,
+        description=description,
+        epilog=settings_text(table() if settings is None else settings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"tortie-agent {version}")
+    parser.add_argument("--version", action="version", version=f"{prog} {version}")
     parser.parse_args(arguments)
 
 
-def settings_text() -> str:
+def settings_text(settings: Sequence[Setting] | None = None) -> str:
     """The table of settings for a terminal."""
     lines = ["settings, from the environment or the file that TORTIE_CONFIG_FILE names:"]
-    for setting in table():
+    for setting in table() if settings is None else settings:
         default = f" Default: {setting.default}." if setting.default not in ("", "see meaning") else ""
         lines.append(f"  {setting.name}")
         lines += textwrap.wrap(

@@ -62,14 +62,29 @@ async def keep_running(
         try:
             await controller.run(leadership)
             raise RuntimeError(f"the controller {controller.name} ended by itself")
-        except GuardFailed:
-            raise
-        except outages as error:
+        except Exception as error:
+            outage = _outage(error, outages)
             failures = 1 if clock() - started > CALM else failures + 1
-            log.warning("%s: %s", controller.name, error)
-            tell(controller.name, str(error))
+            log.warning("%s: %s", controller.name, outage)
+            tell(controller.name, str(outage))
         await asyncio.sleep(rng.uniform(0.5, 1.5) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 10)))
         tell(controller.name, None)
+
+
+def _outage(error: Exception, outages: tuple[type[Exception], ...]) -> BaseException:
+    """The first of the outages that ended a controller, whatever groups it comes in; raises anything else."""
+    found: BaseException | None = error
+    if isinstance(error, ExceptionGroup):
+        found, rest = error.split((*outages, GuardFailed))
+        if rest is not None:
+            raise rest
+        late = error.subgroup(GuardFailed)
+        found = late if late is not None else found
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if found is None or isinstance(found, GuardFailed) or not isinstance(found, outages):
+        raise found or error
+    return found
 
 
 async def run_all(

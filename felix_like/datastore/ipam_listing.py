@@ -20,6 +20,7 @@ from felix_like.datastore.keys import (
     RESOURCES,
     Key,
     Kind,
+    handle_key,
     parse_key,
     quoted,
     resource_key,
@@ -172,7 +173,7 @@ def _block(cidr: Prefix, value: Json) -> UsedBlock:
     attributes = value.get("attributes") or []
     return UsedBlock(
         cidr=cidr,
-        owner=blocks.owner(value),
+        owner=fields.block_owner(value.get("affinity"), value.get("hostAffinity")),
         claimed_at=str(value.get("affinity_claim_time") or ""),
         sequence=int(value.get("sequenceNumber") or 0),
         allocations=tuple(
@@ -197,7 +198,7 @@ def _allocation(cidr: Prefix, address: Address, attribute: Any, sequence: Any) -
     return Allocation(
         address=address,
         block=cidr,
-        handle=str(attribute.get("handle_id") or ""),
+        handle=_usable_handle(attribute.get("handle_id")),
         sequence=sequence if isinstance(sequence, int) else None,
         node=word("node"),
         namespace=word("namespace"),
@@ -208,7 +209,16 @@ def _allocation(cidr: Prefix, address: Address, attribute: Any, sequence: Any) -
     )
 
 
+def _usable_handle(name: object) -> str:
+    """Empty for one that cannot be a key: nothing can be counted under it."""
+    try:
+        return handle_key(str(name or "")).removeprefix(HANDLES)
+    except ValueError:
+        return ""
+
+
 def _handle(name: str, value: Json, revision: int) -> StoredHandle:
+    handle_key(name)
     counts = value.get("block") or {}
     if not isinstance(counts, dict):
         raise ValueError("block is not an object")
