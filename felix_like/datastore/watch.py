@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from felix_like.calc.snapshot import Change
 from felix_like.datastore.attachment import Attachment, CanceledWatch
@@ -99,9 +100,17 @@ class Informer:
         *,
         vital: Sequence[str] = VITAL,
         known: Known | None = None,
+        decode: Callable[[str, bytes], Any] = decode,
+        doubt: bool = True,
         rng: random.Random | None = None,
     ) -> None:
+        """`decode`: key and value -> what a change carries; None: not worth a change. Never raises.
+
+        `doubt` False: for a reader that loses nothing by a state that is not plausible.
+        """
         self._client = client
+        self._decode = decode
+        self._doubt = doubt
         self._prefixes = tuple(prefixes)
         self._vital = tuple(vital)
         self._rng = rng or random.Random()
@@ -170,7 +179,8 @@ class Informer:
         if not self._same_history(listing.header):
             self._new_history = self._new_history or "the history of etcd changed"
         fresh = {kv.key: kv for kv in listing.kvs}
-        self._check_plausible(fresh)
+        if self._doubt:
+            self._check_plausible(fresh)
         changes = await self._difference(fresh)
         first = self._header is None or self._seeded
         self._take_over(listing, fresh)
@@ -236,14 +246,14 @@ class Informer:
         gone = [
             Change(key, None, revision)
             for key, kv in self._raw.items()
-            if key not in fresh and decode(key, kv.value) is not None
+            if key not in fresh and self._decode(key, kv.value) is not None
         ]
         return (*gone, *await self._decoded(changed))
 
     async def _decoded(self, kvs: Iterable[KeyValue]) -> tuple[Change, ...]:
         changes = []
         for count, kv in enumerate(list(kvs)):
-            value = decode(kv.key, kv.value)
+            value = self._decode(kv.key, kv.value)
             if value is not None:
                 changes.append(Change(kv.key, value, kv.mod_revision))
             if count % _DECODE_SLICE == _DECODE_SLICE - 1:
@@ -312,12 +322,12 @@ class Informer:
             before = self._raw.get(key)
             if kv is not None:
                 self._raw[key] = kv
-                value = decode(key, kv.value)
+                value = self._decode(key, kv.value)
                 if value is not None:
                     changes.append(Change(key, value, kv.mod_revision))
             elif before is not None:
                 del self._raw[key]
-                if decode(key, before.value) is not None:
+                if self._decode(key, before.value) is not None:
                     changes.append(Change(key, None, revision))
         return tuple(changes)
 

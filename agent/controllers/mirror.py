@@ -1,0 +1,324 @@
+"""A controller that keeps copies of Kubernetes objects in etcd: follows both, writes by compare-and-swap.
+
+Nothing is written before both sides are known, nor while one of them cannot be followed: what was copied
+stays. A new leader finds what the last one left half done by comparing, and touches nothing that is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+from agent.controllers.backlog import QUARREL, Backlog, Doubt
+from agent.controllers.copying import Duty, Remove, Wanted
+from agent.controllers.election import Leadership
+from felix_like.calc.snapshot import Malformed
+from felix_like.datastore.cas import CasStore
+from felix_like.datastore.errors import CasConflict, EtcdError, GuardFailed, KeyValue, Unavailable
+from felix_like.datastore.keys import RESOURCES, quoted
+from felix_like.datastore.kube.client import KubeClient
+from felix_like.datastore.kube.copies import Copy
+from felix_like.datastore.kube.informer import KubeBatch, KubeChange, KubeInformer
+from felix_like.datastore.watch import Batch, Informer, InSync, Stale
+from felix_like.model.verdict import Refusal
+
+log = logging.getLogger("tortie.controllers")
+
+WRITERS = 8
+"""Keys in work at the same time."""
+CONFLICTS = 20
+"""Lost races about a key in one turn before it waits."""
+AWAY_PAUSE = 1.0
+"""Seconds without attempts after etcd did not answer one."""
+MOST_REFUSALS = 50
+"""That are shown; the last one says how many more there are."""
+_SLICE = 500
+"""Changes taken in before other tasks get a turn."""
+
+
+class Mirror:
+    """One duty of the leader. `duty` makes a new one for each term: nothing is remembered from the last."""
+
+    def __init__(self, name: str, kube: KubeClient, duty: Callable[[], Duty]) -> None:
+        self.name = name
+        self._kube = kube
+        self._duty = duty
+        self._term: Term | None = None
+
+    async def run(self, leadership: Leadership) -> None:
+        """For ever. Raises GuardFailed when another leads."""
+        self._term = Term(self.name, self._kube, self._duty(), leadership)
+        try:
+            await self._term.run()
+        finally:
+            self._term = None
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What is not copied, and why, as far as this process knows."""
+        if self._term is None:
+            return ()
+        found = list(islice(self._term.refusals(), MOST_REFUSALS + 1))
+        if len(found) > MOST_REFUSALS:
+            found[-1] = Refusal(self.name, "there are more than can be shown")
+        return tuple(found)
+
+
+class Term:
+    """What one term of a mirror knows and does."""
+
+    def __init__(self, name: str, kube: KubeClient, duty: Duty, leadership: Leadership) -> None:
+        self._name = name
+        self._duty = duty
+        self._cas = CasStore(leadership.client)
+        self._kube = KubeInformer[Wanted](kube, (duty.collection,))
+        self._etcd = Informer(
+            leadership.reader, (duty.prefix,), vital=(), decode=lambda _, value: value, doubt=False
+        )
+        self._clock = asyncio.get_running_loop().time
+        self._backlog = Backlog()
+        self._doubt = Doubt(duty.patience)
+        self._wake = asyncio.Event()
+        self._away: dict[str, str] = {"Kubernetes": "not listed yet", "etcd": "not listed yet"}
+        """Which side cannot be followed, and why."""
+        self._in_sync = False
+        """Kubernetes' informer says so; what it may not read is not among what it knows."""
+        self._listed = False
+        self._half = False
+        """A batch is being taken in."""
+        self._held: set[str] = set()
+        self._troubles: dict[str, str] = {}
+        self._quiet_until = 0.0
+        self._counts = {"written": 0, "deleted": 0}
+
+    async def run(self) -> None:
+        tasks = [
+            asyncio.create_task(work, name=f"{self._name} {part}")
+            for part, work in (
+                ("Kubernetes", self._follow_kube()),
+                ("etcd", self._follow_etcd()),
+                ("writing", self._work()),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def refusals(self) -> Iterable[Refusal]:
+        for side, why in self._away.items():
+            yield Refusal(self._name, f"{side} is not followed, nothing is written: {why}")
+        if self._held:
+            yield Refusal(self._name, self._doubtful())
+        for key, why in self._troubles.items():
+            yield Refusal(_subject(key), why)
+        yield from self._duty.refusals()
+
+    # -- the two sides ---------------------------------------------------------------------------------
+
+    async def _follow_kube(self) -> None:
+        async with contextlib.aclosing(self._kube.events()) as events:
+            async for event in events:
+                match event:
+                    case KubeBatch(changes):
+                        await self._told(changes)
+                    case Stale(reason):
+                        self._in_sync = False
+                        self._lost("Kubernetes", reason)
+                    case InSync():
+                        self._in_sync = True
+                if self._in_sync:
+                    refused = next(iter(self._kube.refused.values()), None)
+                    if refused is None:
+                        self._back("Kubernetes")
+                    else:
+                        self._lost("Kubernetes", refused)
+                self._wake.set()
+
+    async def _told(self, changes: Sequence[KubeChange[Wanted]]) -> None:
+        before = self._duty.objects()
+        self._half = True
+        said = 0
+        for count, change in enumerate(changes, 1):
+            for key in self._duty.told(change.key, change.value):
+                self._backlog.wanted(key, self._clock())
+            for sentence in _complaints(change.value):
+                said += 1
+                if said <= MOST_REFUSALS:
+                    log.warning("%s: %s", self._name, sentence)
+            if not count % _SLICE:
+                await asyncio.sleep(0)
+        self._half = False
+        if not self._kube.refused:
+            self._doubt.told(before, self._duty.objects(), self._clock(), first=not self._listed)
+            self._listed = True
+
+    async def _follow_etcd(self) -> None:
+        async with contextlib.aclosing(self._etcd.events()) as events:
+            async for event in events:
+                match event:
+                    case Batch(changes):
+                        for count, change in enumerate(changes, 1):
+                            kv = self._etcd.raw.get(change.key)
+                            for key in self._duty.seen(change.key, kv.value if kv is not None else None):
+                                self._backlog.found(key, self._clock())
+                            if not count % _SLICE:
+                                await asyncio.sleep(0)
+                    case Stale(reason):
+                        self._lost("etcd", reason)
+                    case InSync():
+                        self._back("etcd")
+                self._wake.set()
+
+    def _lost(self, side: str, reason: str) -> None:
+        if self._away.get(side) != reason:
+            log.warning("%s: %s is not followed, nothing is written: %s", self._name, side, reason)
+            self._away[side] = reason
+
+    def _back(self, side: str) -> None:
+        if self._away.pop(side, None) is not None and not self._away:
+            log.info("%s: follows Kubernetes and etcd", self._name)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Hand out turns, some at a time, for ever."""
+        busy: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                self._wake.clear()
+                now = self._clock()
+                if not self._away and not self._half and now >= self._quiet_until:
+                    if self._held and self._doubt.until() <= now:
+                        self._reconsider()
+                    for key in self._backlog.take(now, WRITERS - len(busy)):
+                        busy.add(asyncio.create_task(self._turn(key), name=f"{self._name} {key}"))
+                if not self._backlog:
+                    self._sum_up()
+                woken = asyncio.create_task(self._wake.wait())
+                try:
+                    done, _ = await asyncio.wait(
+                        {woken, *busy}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    woken.cancel()
+                for task in done - {woken}:
+                    busy.discard(task)
+                    task.result()
+        finally:
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
+
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do without being woken; None: not before."""
+        if self._away or self._half:
+            return None
+        now = self._clock()
+        times = [self._backlog.next_due()]
+        if self._held and self._duty.patience is not None:
+            times.append(self._doubt.until())
+        known = [time for time in times if time is not None]
+        return max(min(known), self._quiet_until, now) - now + 0.001 if known else None
+
+    async def _turn(self, key: str) -> None:
+        """Make one key right. Raises GuardFailed; what else fails gets another turn later."""
+        try:
+            wrote = await self._settle(key)
+        except GuardFailed:
+            raise
+        except EtcdError as error:
+            self._backlog.failed(key, self._clock())
+            if isinstance(error, Unavailable):
+                self._quiet_until = self._clock() + AWAY_PAUSE
+            elif self._troubles.get(key) != str(error):
+                self._troubles[key] = str(error)
+                log.warning("%s: %s: %s; tried again", self._name, _subject(key), error)
+            return
+        self._troubles.pop(key, None)
+        count = self._backlog.done(key, self._clock(), wrote=wrote)
+        if count == QUARREL:
+            log.warning(
+                "%s: %s is changed by someone else again and again; does calico-kube-controllers run, too?",
+                self._name,
+                _subject(key),
+            )
+
+    async def _settle(self, key: str) -> bool:
+        """Whether something had to be written."""
+        known = self._etcd.raw.get(key)
+        if self._duty.decide(key, known.value if known is not None else None) is None:
+            self._held.discard(key)
+            return False
+        for attempt in range(CONFLICTS):
+            try:
+                return await self._swap(key, await self._cas.client.get(key))
+            except CasConflict:
+                await self._cas.pause(attempt)
+        raise CasConflict(f"it was changed by others {CONFLICTS} times in a row")
+
+    async def _swap(self, key: str, kv: KeyValue | None) -> bool:
+        """Write what should be there over exactly what is there. Raises CasConflict."""
+        decision = self._duty.decide(key, kv.value if kv is not None else None)
+        if decision is None:
+            self._held.discard(key)
+            return False
+        if isinstance(decision, Remove):
+            if self._doubt.until() > self._clock():
+                self._hold(key)
+                return False
+            assert kv is not None
+            await self._cas.delete(key, kv.mod_revision)
+            self._count("deleted", key)
+        elif kv is None:
+            await self._cas.create(key, decision.document)
+            self._count("written", key)
+        else:
+            await self._cas.replace(key, decision.document, kv.mod_revision)
+            self._count("written", key)
+        return True
+
+    def _hold(self, key: str) -> None:
+        self._held.add(key)
+        if len(self._held) == 1:
+            log.warning("%s: %s", self._name, self._doubtful())
+
+    def _doubtful(self) -> str:
+        sentence = f"{self._duty.collection.path} is empty, all at once, and etcd has copies: they stay"
+        if self._duty.patience is None:
+            return f"{sentence}. Look at the API server"
+        return f"{sentence}, unless it is still so after {self._duty.patience:.0f} s"
+
+    def _reconsider(self) -> None:
+        for key in self._held:
+            self._backlog.found(key, self._clock())
+        self._held.clear()
+
+    def _count(self, what: str, key: str) -> None:
+        self._counts[what] += 1
+        log.debug("%s: %s %s", self._name, _subject(key), what)
+
+    def _sum_up(self) -> None:
+        if any(self._counts.values()):
+            log.info(
+                "%s: %d written, %d deleted", self._name, self._counts["written"], self._counts["deleted"]
+            )
+            self._counts = dict.fromkeys(self._counts, 0)
+
+
+def _complaints(value: Wanted | Malformed | None) -> Iterable[str]:
+    if isinstance(value, Malformed):
+        yield f"{value.subject}: {value.reason}; it is not copied"
+    elif isinstance(value, Copy):
+        for sentence in value.left_out:
+            yield f"{value.kind} {value.namespace}/{value.name}: {sentence}"
+
+
+def _subject(key: str) -> str:
+    return quoted(key.removeprefix(RESOURCES))
