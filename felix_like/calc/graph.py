@@ -377,8 +377,11 @@ class CalcGraph:
         """These services differ; or nothing does but the time, or what Kubernetes says of this node."""
         if self._base is None or self.desired is None:
             return
-        changed = self._services.adopt(self._service_rules())
-        changed |= self._services.update(services)
+        rules = self._service_rules()
+        if rules == self._services.rules:
+            changed = self._services.update(services)
+        else:
+            changed = self._services.adopt(rules)
         if not changed and self._services.refusals == self._service_refusals:
             return
         self._tables.paths.dirty |= changed

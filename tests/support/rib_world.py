@@ -52,8 +52,16 @@ def direct(address: Address) -> Resolved:
 class Driver:
     """A graph with a kernel that resolves every next hop as on-link, and a memory of what it was given."""
 
-    def __init__(self, node: str = "a", mode: OriginMode = OriginMode.ENFORCE, **settings: Any) -> None:
-        self.graph = CalcGraph(LocalNode(name=node, **settings), origin_validation=mode)
+    def __init__(
+        self,
+        node: str = "a",
+        mode: OriginMode = OriginMode.ENFORCE,
+        *,
+        kubernetes: bool = False,
+        **settings: Any,
+    ) -> None:
+        local = LocalNode(name=node, **settings)
+        self.graph = CalcGraph(local, origin_validation=mode, kubernetes=kubernetes)
         self.unreachable: set[str] = set()
         self.installed: dict[Any, Any] = {}
         self.told: dict[Address, dict[Prefix, Attributes]] = {}

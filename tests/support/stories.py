@@ -33,6 +33,7 @@ from felix_like.model.desired import Desired, LocalNode
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
 from felix_like.model.path import Attributes
+from felix_like.model.service import EndpointSlice, KubernetesNode, Service, TrafficPolicy
 
 Value = Resource | Malformed
 
@@ -87,7 +88,7 @@ def scene(*values: Value | tuple[str, Value] | Iterable[Any], **facts: Any) -> S
 
 
 def key_of(value: Value) -> str:
-    """The etcd key Calico gives a resource."""
+    """The etcd key Calico gives a resource, or the key of an object of Kubernetes."""
     resources = "/calico/resources/v3/projectcalico.org"
     match value:
         case BlockAffinity():
@@ -101,6 +102,12 @@ def key_of(value: Value) -> str:
         case Malformed():
             kind, _, name = value.subject.partition(" ")
             return f"{resources}/{kind.lower()}s/{name}"
+        case Service():
+            return f"kube/services/{value.namespace}/{value.name}"
+        case EndpointSlice():
+            return f"kube/endpointslices/{value.namespace}/{value.name}"
+        case KubernetesNode():
+            return f"kube/nodes/{value.name}"
         case Node() | IPPool() | BgpPeer() | BgpConfiguration():
             return f"{resources}/{type(value).__name__.lower()}s/{value.name}"
 
@@ -299,3 +306,34 @@ def bgp_peer(name: str, ip: str | None = None, asn: int | None = None, **more: A
 
 def configuration(name: str = "default", **more: Any) -> BgpConfiguration:
     return BgpConfiguration(name=name, **more)
+
+
+def service(name: str, *cluster_ips: str, local: bool = False, **more: Any) -> Service:
+    """A service of namespace `default`; `external`, `balancer`: addresses as text."""
+    return Service(
+        namespace=more.pop("namespace", "default"),
+        name=name,
+        policy=TrafficPolicy.LOCAL if local else TrafficPolicy.CLUSTER,
+        cluster_ips=tuple(map(Address.parse, cluster_ips)),
+        external_ips=tuple(map(Address.parse, more.pop("external", ()))),
+        load_balancer_ips=tuple(map(Address.parse, more.pop("balancer", ()))),
+        **more,
+    )
+
+
+def endpoints(
+    service_name: str, here: int = 0, elsewhere: bool = False, version: Any = 4, part: str = "1"
+) -> EndpointSlice:
+    """A slice of a service of namespace `default`."""
+    return EndpointSlice(
+        namespace="default",
+        name=f"{service_name}-{version}-{part}",
+        service=service_name,
+        version=version,
+        here=here,
+        elsewhere=elsewhere,
+    )
+
+
+def kubernetes_node(name: str, *pod_cidrs: str, **labels: str) -> KubernetesNode:
+    return KubernetesNode(name=name, labels=labels, pod_cidrs=tuple(map(Prefix.parse, pod_cidrs)))
