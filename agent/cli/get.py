@@ -4,138 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from agent.cli.errors import Failed
+from agent.cli.kinds import KINDS, Kind, Row, text
 from agent.cli.store import Stored, resources, with_etcd
 from agent.cli.tables import columns
 
 if TYPE_CHECKING:
     from felix_like.datastore.client import Client
-
-Row = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """How calicoctl shows a kind (calicoctl/resourcemgr/)."""
-
-    kind: str
-    plural: str
-    aliases: tuple[str, ...]
-    header: Row
-    row: Callable[[Stored, str], Row]
-    wide_header: Row | None = None
-    wide_row: Callable[[Stored, str], Row] | None = None
-
-
-def _text(spec: dict[str, Any], key: str, default: str) -> str:
-    """A field as Go prints it: booleans in lower case, nothing as the default."""
-    value = spec.get(key)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return default if value in (None, "") else str(value)
-
-
-def _flag(spec: dict[str, Any], key: str) -> str:
-    return _text(spec, key, "false")
-
-
-def _node_wide(node: Stored, default_asn: str) -> Row:
-    bgp = node.spec.get("bgp")
-    bgp = bgp if isinstance(bgp, dict) else {}
-    return (
-        node.name,
-        _text(bgp, "asNumber", f"({default_asn})"),
-        _text(bgp, "ipv4Address", ""),
-        _text(bgp, "ipv6Address", ""),
-    )
-
-
-def _pool_wide(pool: Stored, _asn: str) -> Row:
-    spec = pool.spec
-    return (
-        pool.name,
-        _text(spec, "cidr", ""),
-        _flag(spec, "natOutgoing"),
-        _text(spec, "ipipMode", "Never"),
-        _text(spec, "vxlanMode", "Never"),
-        _flag(spec, "disabled"),
-        _flag(spec, "disableBGPExport"),
-        _text(spec, "nodeSelector", "all()"),
-        _text(spec, "assignmentMode", "Automatic"),
-    )
-
-
-def _peer(peer: Stored, default_asn: str) -> Row:
-    spec = peer.spec
-    where = _text(spec, "node", "") or _text(spec, "nodeSelector", "") or "(global)"
-    address = _text(spec, "peerIP", "") or _text(spec, "peerSelector", "")
-    return peer.name, address, where, _text(spec, "asNumber", f"({default_asn})")
-
-
-def _configuration(configuration: Stored, _asn: str) -> Row:
-    spec = configuration.spec
-    return (
-        configuration.name,
-        _text(spec, "logSeverityScreen", "-"),
-        _text(spec, "nodeToNodeMeshEnabled", "-"),
-        _text(spec, "asNumber", "-"),
-    )
-
-
-KINDS = (
-    Kind(
-        kind="Node",
-        plural="nodes",
-        aliases=("node", "no"),
-        header=("NAME",),
-        row=lambda node, _: (node.name,),
-        wide_header=("NAME", "ASN", "IPV4", "IPV6"),
-        wide_row=_node_wide,
-    ),
-    Kind(
-        kind="IPPool",
-        plural="ippools",
-        aliases=("ippool", "ipp", "pool", "pools"),
-        header=("NAME", "CIDR", "SELECTOR"),
-        row=lambda pool, _: (
-            pool.name,
-            _text(pool.spec, "cidr", ""),
-            _text(pool.spec, "nodeSelector", "all()"),
-        ),
-        wide_header=(
-            "NAME",
-            "CIDR",
-            "NAT",
-            "IPIPMODE",
-            "VXLANMODE",
-            "DISABLED",
-            "DISABLEBGPEXPORT",
-            "SELECTOR",
-            "ASSIGNMENTMODE",
-        ),
-        wide_row=_pool_wide,
-    ),
-    Kind(
-        kind="BGPPeer",
-        plural="bgppeers",
-        aliases=("bgppeer", "bgpp"),
-        header=("NAME", "PEERIP", "NODE", "ASN"),
-        row=_peer,
-    ),
-    Kind(
-        kind="BGPConfiguration",
-        plural="bgpconfigurations",
-        aliases=("bgpconfiguration", "bgpconfig", "bgpconfigs"),
-        header=("NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"),
-        row=_configuration,
-    ),
-)
 
 
 def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -148,6 +28,8 @@ Examples:
   tortiectl get ippools
   tortiectl get bgppeer tor-1 -o yaml
   tortiectl get bgpconfigurations -o json
+  tortiectl get networkpolicies -A -o wide
+  tortiectl get workloadendpoints -n shop
 
 \b
 An AS number in parentheses is the cluster's, not the resource's own.
@@ -164,31 +46,59 @@ An AS number in parentheses is the cluster's, not the resource's own.
     default="ps",
     help="ps: the short table; json and yaml: the resources as stored.",
 )
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, help="Of policies and workload endpoints."
+)
+@click.option(
+    "-A", "--all-namespaces", is_flag=True, help="Policies and workload endpoints of all namespaces."
+)
 @click.pass_obj
-def get(config: str | None, kind: str, names: tuple[str, ...], output: str) -> None:
-    """Show nodes, IP pools, BGP peers and BGP configurations."""
+def get(
+    config: str | None, kind: str, names: tuple[str, ...], output: str, namespace: str, all_namespaces: bool
+) -> None:
+    """Show nodes, pools, peers, configurations, policies, profiles and endpoints."""
     chosen = _kind(kind)
+    everywhere = all_namespaces and chosen.namespaced
+    if everywhere and names:
+        raise Failed("a name and --all-namespaces do not go together; use -n NAMESPACE")
+    where = f"{chosen.plural}/{namespace}" if chosen.namespaced and not everywhere else chosen.plural
 
     async def read(etcd: Client) -> tuple[list[Stored], str]:
-        found = await resources(etcd, chosen.plural)
+        found = await resources(etcd, where)
         return found, await _default_asn(etcd) if output in ("ps", "wide") else ""
 
     found, asn = with_etcd(config, read)
     if names:
-        by_name = {stored.name: stored for stored in found}
-        for name in names:
-            if name not in by_name:
-                raise Failed(
-                    f"there is no {chosen.kind} {name!r} in the datastore ('tortiectl get {chosen.plural}')"
-                )
-        found = [by_name[name] for name in names]
+        found = [_named(name, chosen, found, namespace) for name in names]
     if output in ("json", "yaml"):
         click.echo(_dump(_whole(chosen, found, single=len(names) == 1), output), nl=False)
         return
     wide = output == "wide"
     header = (wide and chosen.wide_header) or chosen.header
     row = (wide and chosen.wide_row) or chosen.row
-    click.echo(columns(header, [row(stored, asn) for stored in found]))
+    if everywhere:
+        rows = [_with_namespace(stored, asn, row) for stored in found]
+        click.echo(columns(("NAMESPACE", *header), rows))
+    else:
+        click.echo(columns(header, [row(stored, asn) for stored in found]))
+
+
+def _with_namespace(stored: Stored, asn: str, row: Callable[[Stored, str], Row]) -> Row:
+    """A row of one that was found as namespace/name."""
+    namespace, _, name = stored.name.partition("/")
+    return namespace, *row(Stored(name, stored.resource), asn)
+
+
+def _named(name: str, kind: Kind, found: list[Stored], namespace: str) -> Stored:
+    """Raises Failed when it is not among what was found."""
+    for stored in found:
+        if stored.name == name:
+            return stored
+    if kind.namespaced:
+        raise Failed(
+            f"there is no {kind.kind} {name!r} in namespace {namespace!r} ('tortiectl get {kind.plural} -A')"
+        )
+    raise Failed(f"there is no {kind.kind} {name!r} in the datastore ('tortiectl get {kind.plural}')")
 
 
 def _kind(text: str) -> Kind:
@@ -204,7 +114,7 @@ async def _default_asn(etcd: Client) -> str:
 
     for configuration in await resources(etcd, "bgpconfigurations"):
         if configuration.name == "default":
-            return _text(configuration.spec, "asNumber", str(DEFAULT_ASN))
+            return text(configuration.spec, "asNumber", str(DEFAULT_ASN))
     return str(DEFAULT_ASN)
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "get": ("agent.cli.get:get", "Show nodes, IP pools, BGP peers and BGP configurations."),
+    "get": (
+        "agent.cli.get:get",
+        "Show nodes, pools, peers, configurations, policies, profiles and endpoints.",
+    ),
     "node": ("agent.cli.node:node", "Show the state of a node: its sessions and what is wrong."),
     "routes": ("agent.cli.routes:routes", "Show the routes an agent knows, and every path to one prefix."),
     "explain": ("agent.cli.routes:explain", "Say why a prefix is routed as it is, or not at all."),

@@ -62,6 +62,30 @@ STORED: dict[str, Any] = {
         "ClusterInformation", "default", clusterGUID="abc", clusterType="k8s,bgp", datastoreReady=True
     ),
     "/calico/ipam/v2/assignment/ipv4/block/10.1.0.0-30": BLOCK,
+    f"{V3}/networkpolicies/default/knp.default.web": resource(
+        "NetworkPolicy", "knp.default.web", order=1000, selector="projectcalico.org/orchestrator == 'k8s'"
+    ),
+    f"{V3}/networkpolicies/default/default.last": resource("NetworkPolicy", "default.last"),
+    f"{V3}/networkpolicies/default/odd": resource("NetworkPolicy", "odd", order=[1], selector=7),
+    f"{V3}/networkpolicies/shop/secure.db": resource("NetworkPolicy", "secure.db", order=10.5, tier="secure"),
+    f"{V3}/profiles/kns.default": resource(
+        "Profile", "kns.default", labelsToApply={"pcns.b": "2", "pcns.a": ""}
+    ),
+    f"{V3}/profiles/ksa.default.default": resource("Profile", "ksa.default.default", labelsToApply="none"),
+    f"{V3}/workloadendpoints/default/node--1-k8s-web--0-eth0": resource(
+        "WorkloadEndpoint",
+        "node--1-k8s-web--0-eth0",
+        orchestrator="k8s",
+        node="node-1",
+        pod="web-0",
+        ipNetworks=["10.1.0.2/32", "fd00::2/128"],
+        interfaceName="cali12345678901",
+        profiles=["kns.default", "ksa.default.default"],
+        ipNATs=[{"internalIP": "10.1.0.2", "externalIP": "203.0.113.5"}, 7],
+    ),
+    f"{V3}/workloadendpoints/shop/node--1-other-w-eth0": resource(
+        "WorkloadEndpoint", "node--1-other-w-eth0", workload="w", node="node-1", ipNetworks="10.1.0.3/32"
+    ),
 }
 
 
@@ -127,6 +151,61 @@ def test_configurations(endpoint: str) -> None:
         "true",
         "64999",
     ]
+
+
+def cells(endpoint: str, *arguments: str) -> list[list[str]]:
+    return [line.split() for line in call(endpoint, "get", *arguments).stdout.splitlines()]
+
+
+def test_policies_of_a_namespace_and_of_all(endpoint: str) -> None:
+    assert cells(endpoint, "networkpolicies") == [
+        ["NAME", "TIER"],
+        ["default.last", "default"],
+        ["knp.default.web", "default"],
+        ["odd", "default"],
+    ]
+    assert cells(endpoint, "np", "-n", "shop", "-o", "wide") == [
+        ["NAME", "TIER", "ORDER", "SELECTOR"],
+        ["secure.db", "secure", "10.5"],
+    ]
+    wide = call(endpoint, "get", "policy", "-A", "-o", "wide").stdout.splitlines()
+    assert wide[0].split() == ["NAMESPACE", "NAME", "TIER", "ORDER", "SELECTOR"]
+    assert wide[1].split() == ["default", "default.last", "default", "<nil>"]
+    assert " ".join(wide[2].split()) == (
+        "default knp.default.web default 1000 projectcalico.org/orchestrator == 'k8s'"
+    )
+    assert wide[3].split() == ["default", "odd", "default", "[1]", "7"]
+    assert wide[4].split()[:2] == ["shop", "secure.db"]
+
+
+def test_profiles_with_their_labels(endpoint: str) -> None:
+    assert cells(endpoint, "profiles") == [["NAME"], ["kns.default"], ["ksa.default.default"]]
+    assert cells(endpoint, "profile", "-o", "wide")[1] == ["kns.default", "pcns.a=,pcns.b=2"]
+    assert cells(endpoint, "profiles", "-n", "shop", "-A") == cells(endpoint, "profiles")
+
+
+def test_workload_endpoints(endpoint: str) -> None:
+    assert cells(endpoint, "workloadendpoints") == [
+        ["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
+        ["web-0", "node-1", "10.1.0.2/32,fd00::2/128", "cali12345678901"],
+    ]
+    assert cells(endpoint, "wep", "-A")[2] == ["shop", "w", "node-1"]
+    header, row = call(endpoint, "get", "weps", "-o", "wide").stdout.splitlines()
+    assert header.split() == ["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"]
+    assert row.startswith("node--1-k8s-web--0-eth0  web-0")
+    assert row.endswith("kns.default,ksa.default.default  {10.1.0.2 203.0.113.5}")
+
+
+def test_a_name_is_looked_for_in_its_namespace(endpoint: str) -> None:
+    shown = json.loads(call(endpoint, "get", "np", "secure.db", "-n", "shop", "-o", "json").stdout)
+    assert shown["spec"]["tier"] == "secure"
+    missing = call(endpoint, "get", "np", "secure.db")
+    assert missing.exit_code == 1
+    assert "no NetworkPolicy 'secure.db' in namespace 'default'" in missing.stderr
+    both = call(endpoint, "get", "np", "secure.db", "-A")
+    assert both.exit_code == 1
+    assert both.stderr == "Error: a name and --all-namespaces do not go together; use -n NAMESPACE\n"
+    assert call(endpoint, "get", "np", "-n", "nowhere").stdout == "NAME  TIER\n"
 
 
 def test_one_resource_is_printed_as_stored_with_its_revision(endpoint: str) -> None:

@@ -68,7 +68,7 @@ def test_completion_scripts_call_us_back(shell: str) -> None:
 def test_completion_knows_kinds() -> None:
     env = os.environ | {
         "_TORTIECTL_COMPLETE": "bash_complete",
-        "COMP_WORDS": "tortiectl get n",
+        "COMP_WORDS": "tortiectl get no",
         "COMP_CWORD": "2",
     }
     done = subprocess.run(
