@@ -55,7 +55,11 @@ class Status:
                 return Listing("routes", (entry for prefix in prefixes if (entry := self.route(prefix))))
             case {"ask": "explain", "prefix": str(text)}:
                 return self.explain(Prefix.of(text))
-        raise ValueError('ask "status", "routes" (with or without a "prefix") or "explain" (with a "prefix")')
+            case {"ask": "kernel"}:
+                return Listing("kernel", map(self._wanted_route, list(self.kernel.wanted.values())))
+        raise ValueError(
+            'ask "status", "routes" (with or without a "prefix"), "explain" (with a "prefix") or "kernel"'
+        )
 
     # -- status ----------------------------------------------------------------------------------------
 
@@ -166,6 +170,22 @@ class Status:
             "repaired": kernel.repaired,
             "failed": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.failed],
             "conflicts": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.conflicts],
+            "shadowed": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.shadowed],
+        }
+
+    def _wanted_route(self, route: Route) -> dict[str, Any]:
+        """One kernel route of ours in the kernel's own terms, for who compares."""
+        return {
+            "prefix": str(route.key.prefix),
+            "metric": route.key.priority,
+            "table": route.key.table,
+            "protocol": route.protocol,
+            "kind": route.kind,
+            "next_hops": [
+                {"gateway": str(hop.gateway) if hop.gateway is not None else None, "interface": hop.ifindex}
+                for hop in route.next_hops
+            ],
+            "installed": self.kernel.installed(route.key) == route,
         }
 
     # -- routes ----------------------------------------------------------------------------------------

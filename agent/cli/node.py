@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from agent.cli import agentsocket
 from agent.cli.errors import printable
+from agent.cli.leftovers import leftovers
 from agent.cli.tables import box, duration
 
 PEER_HEADER = ("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO")
@@ -34,6 +35,9 @@ node_option = click.option(
 @click.group()
 def node() -> None:
     """Show the state of a node: its sessions and what is wrong."""
+
+
+node.add_command(leftovers)
 
 
 STATUS_EPILOG = """\b
@@ -147,6 +151,7 @@ def _troubles(answer: dict[str, Any], now: float) -> Iterator[str]:
     routes = answer.get("routes", {})
     yield from _listed("Routes that could not be installed", "prefix", routes.get("failed", []))
     yield from _listed("Routes that collide with somebody else's", "prefix", routes.get("conflicts", []))
+    yield from _listed("Routes that packets do not follow", "prefix", routes.get("shadowed", []))
     waiting = answer.get("rib", {}).get("unknown", 0)
     if waiting and answer.get("origin_validation") == "enforce":
         yield (

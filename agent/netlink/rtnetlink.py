@@ -251,6 +251,8 @@ CREATE: Final = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL)
 """Add where nobody has a route with this prefix, metric and table."""
 APPEND: Final = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND)
 """Add beside what is there (IPv6: as a further next hop)."""
+REPLACE: Final = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_REPLACE)
+"""Take the place of what is there, in one step; fails where nothing is. IPv6: of all its next hops."""
 DELETE: Final = (RTM_DELROUTE, NLM_F_REQUEST)
 Operation = tuple[int, int]
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.netlink.rtnetlink import KernelRoute
 from agent.sinks.ownership import Ledger, Mark, Sweep, ours
 from agent.sinks.rtlink import AddressSeen, Event, LinkSeen, Overrun, RouteSeen
 from agent.sinks.trouble import Troubles
-from felix_like.model.desired import Route, RouteKey
+from felix_like.model.desired import PROTO_BIRD, Route, RouteKey
 
 REPAIR_DELAY: Final = 0.15
 """Seconds that others' changes are collected before they are undone: `ip route flush` goes in rounds."""
@@ -32,6 +33,8 @@ class Account:
     """Wanted keys that were there and are not any more."""
     interfaces: set[int] = field(default_factory=set)
     """Interface indexes that wanted routes use, or used since the tables were last read back."""
+    birds: dict[RouteKey, KernelRoute] = field(default_factory=dict)
+    """BIRD's routes in our tables: it leaves them when it goes, and some come before ours."""
 
 
 class Hearing:
@@ -52,6 +55,8 @@ class Hearing:
         """Keys under which a foreign route appeared beside ours."""
         self.touched: set[RouteKey] = set()
         """Keys that events named since the last read or write began: what came back is not sure."""
+        self._birds_heard: list[RouteSeen] | None = None
+        """What came about BIRD's routes while they were read back."""
         self._disturbed: set[RouteKey] = set()
         """Keys that another program changed; they wait for REPAIR_DELAY."""
         self._doubtful: set[RouteKey] = set()
@@ -66,6 +71,7 @@ class Hearing:
 
     def begin_reading(self) -> None:
         self.stale = False
+        self._birds_heard = []
         self.touched.clear()
 
     def begin_writing(self) -> set[RouteKey]:
@@ -101,6 +107,8 @@ class Hearing:
         key, ledger, wanted = event.route.key, self._account.ledger, self._account.wanted
         held = ledger.have.get(key)
         seen = ours(event.route, self._mark)
+        if event.route.protocol == PROTO_BIRD and key.table in self._mark.tables:
+            self._bird_seen(event)
         if not event.route.plain or (held is None and seen is None and key not in wanted):
             return
         self.touched.add(key)
@@ -115,10 +123,27 @@ class Hearing:
             ledger.found(seen, wanted)
             if not event.replaced and key.prefix.version == 4:
                 self._doubtful.add(key)
+            if key in self._account.troubles.by_key:
+                self._doubtful.add(key)  # somebody handed a clash over to us: look whether it is solved
         if key in wanted:
             self._disturb(key)
         else:
             self.release()
+
+    def read_birds(self, dumped: dict[RouteKey, KernelRoute]) -> None:
+        """BIRD's routes were read back; what was heard of them meanwhile is newer."""
+        self._account.birds = dumped
+        heard, self._birds_heard = self._birds_heard or [], None
+        for event in heard:
+            self._bird_seen(event)
+
+    def _bird_seen(self, event: RouteSeen) -> None:
+        if self._birds_heard is not None:
+            self._birds_heard.append(event)
+        if event.gone:
+            self._account.birds.pop(event.route.key, None)
+        elif event.route.plain:
+            self._account.birds[event.route.key] = event.route
 
     def _foreign_seen(self, event: RouteSeen, held: Route | None) -> None:
         """A foreign route with a key that we have or want came or went."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,7 +19,7 @@ from agent.sinks.monitor import RouteMonitor
 from agent.sinks.ownership import OURS, Mark, Sweep, ours
 from agent.sinks.programming import Outcome, Turn
 from felix_like.model.address import Address
-from felix_like.model.desired import Route, RouteKey
+from felix_like.model.desired import PROTO_BIRD, Route, RouteKey
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ READ_BACK_EVERY: Final = 90.0
 """Seconds between read-backs while something is in trouble and `keep` therefore does not call `start`."""
 LOGGED: Final = 5
 """Refused routes logged one by one per turn: a link that goes down may take 100,000 along."""
+LEFTOVER: Final = "where BIRD no longer runs, 'tortiectl node leftovers' says what to do"
 ROUNDS: Final = 4
 """Turns at most in one `apply`: a clash that is looked up needs a second one."""
 
@@ -41,6 +42,8 @@ class KernelStatus:
     installed: int
     failed: tuple[tuple[RouteKey, str], ...]
     conflicts: tuple[tuple[RouteKey, str], ...]
+    shadowed: tuple[tuple[RouteKey, str], ...] = ()
+    """Wanted routes that packets do not follow: BIRD left one with a lower metric."""
     inherited: int
     """Routes of an earlier life that nobody wants yet and that may not go yet."""
     repaired: int
@@ -169,10 +172,21 @@ class KernelSink:
             ),
             failed=tuple(self._troubles.listed("failed")),
             conflicts=tuple(self._troubles.listed("conflict", "fight")),
+            shadowed=tuple(self._shadowed()),
             inherited=len(self._ledger.inherited),
             repaired=self._repaired,
             messages=self._messages,
         )
+
+    def _shadowed(self) -> Iterator[tuple[RouteKey, str]]:
+        for key, route in self._account.birds.items():
+            mine = RouteKey(key.prefix, self._mark.metric, key.table)
+            if key.priority < mine.priority and mine in self._wanted:
+                yield mine, f"packets follow a route of BIRD's ({route}, metric {key.priority}); {LEFTOVER}"
+
+    @property
+    def wanted(self) -> Mapping[RouteKey, Route]:
+        return self._wanted
 
     def installed(self, key: RouteKey) -> Route | None:
         """The route of ours that the kernel has under this key."""
@@ -199,12 +213,14 @@ class KernelSink:
         before = len(known)
         try:
             routes = await self._run(lambda: dump_ours(self._mark))
+            birds = await self._run(lambda: dump_birds(self._mark))
         except BaseException:
             hearing.stale = True
             raise
         differing = self._ledger.read_back(routes, self._wanted, account.dirty | self._troubles.by_key.keys())
         account.repairing.update(key for key in differing if key in known and key in self._wanted)
         account.dirty |= differing
+        hearing.read_birds(birds)
         hearing.distrust()
         account.interfaces = {hop.ifindex for route in self._wanted.values() for hop in route.next_hops}
         self._read_at = self._clock()
@@ -284,9 +300,11 @@ class KernelSink:
         elif not foreign:
             dirty.add(key)  # gone in the meantime
         if foreign and wanted is not None:
+            what_to_do = "remove it or give it another metric"
+            if foreign[0].protocol == PROTO_BIRD:
+                what_to_do = LEFTOVER
             reason = (
-                f"a foreign route ({foreign[0]}) has the same prefix and metric {key.priority}: remove it or "
-                f"give it another metric"
+                f"a foreign route ({foreign[0]}) has the same prefix and metric {key.priority}: {what_to_do}"
             )
             if self._troubles.conflict(key, reason, now):
                 log.warning("route %s: %s", key.prefix, reason)
@@ -303,6 +321,16 @@ def dump_ours(mark: Mark = Mark()) -> list[Route]:  # noqa: B008 - a frozen valu
         for seen in dump_routes(family, protocol)
         if (route := ours(seen, mark)) is not None
     ]
+
+
+def dump_birds(mark: Mark) -> dict[RouteKey, KernelRoute]:
+    """BIRD's routes in our tables, both families."""
+    return {
+        route.key: route
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for route in dump_routes(family, PROTO_BIRD)
+        if route.plain and route.key.table in mark.tables
+    }
 
 
 def find_holders(keys: Iterable[RouteKey]) -> dict[RouteKey, list[KernelRoute]]:

@@ -16,6 +16,8 @@ PROTO_BGP = 186
 """rtnetlink's RTPROT_BGP: routes learned from peers. Ours after amnesia, too."""
 PROTO_LOCAL = 80
 """Felix's own number: our blackhole routes."""
+PROTO_BIRD = 12
+"""rtnetlink's RTPROT_BIRD: what calico-node's BIRD writes, and leaves when it goes."""
 
 MAIN_TABLE = 254
 DEFAULT_ROUTE_PRIORITY = 1024

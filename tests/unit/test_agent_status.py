@@ -43,6 +43,7 @@ class Kernel:
     )
     states: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
+    wanted: Mapping[RouteKey, Route] = field(default_factory=dict)
 
     def status(self) -> KernelStatus:
         return self.report
@@ -210,6 +211,7 @@ def test_the_whole_status(agent: Agent) -> None:
             "repaired": 0,
             "failed": [],
             "conflicts": [],
+            "shadowed": [],
         },
         "rib": {"prefixes": 2, "paths": 2, "valid": 1, "invalid": 1, "unknown": 0},
         "origin_validation": "enforce",
@@ -222,6 +224,7 @@ def test_what_the_kernel_did_not_take_is_named(agent: Agent) -> None:
         installed=1,
         failed=((RouteKey(net(X)), "the kernel says: Nexthop has invalid gateway"),),
         conflicts=((RouteKey(net(Y)), "a foreign route has the same prefix"),),
+        shadowed=((RouteKey(net(Z)), "packets follow a route of BIRD's"),),
         inherited=4,
         repaired=5,
         messages=9,
@@ -233,6 +236,7 @@ def test_what_the_kernel_did_not_take_is_named(agent: Agent) -> None:
         "repaired": 5,
         "failed": [{"prefix": X, "reason": "the kernel says: Nexthop has invalid gateway"}],
         "conflicts": [{"prefix": Y, "reason": "a foreign route has the same prefix"}],
+        "shadowed": [{"prefix": Z, "reason": "packets follow a route of BIRD's"}],
     }
 
 
@@ -336,6 +340,31 @@ def test_several_next_hops_and_interfaces_that_went_away(agent: Agent) -> None:
     assert entry["via"] == [f"via {B4} dev lo", "dev if999999"]
 
 
+def test_who_compares_gets_the_wanted_kernel_routes_in_the_kernels_own_terms(agent: Agent) -> None:
+    one, two = unicast(X, (B4, 1), (None, 7)), Route(RouteKey(net(Z)), "blackhole", 80)
+    agent.kernel.wanted, agent.kernel.routes = {one.key: one, two.key: two}, {Z: two}
+    assert agent.ask(ask="kernel")["kernel"] == [
+        {
+            "prefix": X,
+            "metric": 1024,
+            "table": 254,
+            "protocol": 186,
+            "kind": "unicast",
+            "next_hops": [{"gateway": B4, "interface": 1}, {"gateway": None, "interface": 7}],
+            "installed": False,
+        },
+        {
+            "prefix": Z,
+            "metric": 1024,
+            "table": 254,
+            "protocol": 80,
+            "kind": "blackhole",
+            "next_hops": [],
+            "installed": True,
+        },
+    ]
+
+
 def test_an_explanation_ends_with_the_kernel(agent: Agent) -> None:
     told = agent.ask(ask="explain", prefix=X)
     assert told["prefix"] == X
@@ -361,7 +390,7 @@ def test_an_explanation_ends_with_the_kernel(agent: Agent) -> None:
     ],
 )
 def test_a_question_nobody_can_answer_names_those_one_can(agent: Agent, question: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r'^ask "status", "routes" .* or "explain"'):
+    with pytest.raises(ValueError, match=r'^ask "status", "routes" .* or "kernel"'):
         agent.status.answer(question)
 
 
