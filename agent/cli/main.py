@@ -59,12 +59,28 @@ reads, or from /etc/calico/calicoctl.cfg; where the agent is, from
 TORTIE_RUN_DIR (default /run/tortie)."""
 
 
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from agent.cli.version import own_version
+
+        click.echo(f"tortiectl {own_version()}")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c",
     "--config",
     metavar="FILE",
     help="calicoctl's configuration file [default: /etc/calico/calicoctl.cfg].",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="tortiectl's version.",
 )
 @click.pass_context
 def tortiectl(ctx: click.Context, config: str | None) -> None:

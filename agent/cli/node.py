@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from agent.cli import agentsocket
-from agent.cli.errors import printable
+from agent.cli.errors import Failed, printable
 from agent.cli.leftovers import leftovers
 from agent.cli.tables import box, duration
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PEER_HEADER = ("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO")
 
@@ -97,6 +100,63 @@ def checksystem(config: str | None, output: str) -> None:
         click.echo(total(found))
     if failed(found):
         raise SystemExit(1)
+
+
+DIAGS_EPILOG = """\b
+Examples:
+  tortiectl node diags
+  tortiectl node diags -o /tmp/node-1.tar.gz
+  kubectl -n kube-system exec POD -c agent -- tortiectl node diags -o - > d.tar.gz
+  tortiectl lab exec node-1 tortiectl node diags
+
+\b
+Works while the agent hangs or is gone, and while etcd is away: MANIFEST in the
+archive says what could not be had and why. Passwords, keys and tokens are taken
+out; addresses, names and labels are not. As root it sees most.
+"""
+
+
+@node.command(epilog=DIAGS_EPILOG)
+@click.option(
+    "-o", "--output", metavar="FILE", help="Where to write it; - is stdout. [default: by node and time, here]"
+)
+@click.pass_obj
+def diags(config: str | None, output: str | None) -> None:
+    """Gather what a bug report needs into one archive, without secrets."""
+    import sys
+    from pathlib import Path
+
+    from agent.diags import archive
+    from agent.diags.make import collect
+
+    if output == "-" and sys.stdout.isatty():
+        raise Failed("the archive does not go to a terminal: name a file with -o, or redirect")
+    if output not in (None, "-"):
+        _writable(Path(str(output)))
+    made = collect(calicoctl_file=config)
+    if output == "-":
+        archive.pack(sys.stdout.buffer, made.folder, made.texts, made.when)
+        return
+    path = Path(output or f"{made.folder}.tar.gz").absolute()
+    try:
+        archive.write(path, made.folder, made.texts, made.when)
+    except OSError as error:
+        raise Failed(f"{path} cannot be written: {error.strerror}; name another with -o") from None
+    click.echo(
+        f"{path}: {path.stat().st_size >> 10} KiB, {len(made.texts)} files; MANIFEST says what they are"
+    )
+    for name, reason in made.missing.items():
+        click.echo(printable(f"  without {name}: {reason}"))
+
+
+def _writable(path: Path) -> None:
+    """Said before a minute is spent. Raises Failed."""
+    import os
+
+    if path.exists():
+        raise Failed(f"{path} exists: name another file, or remove it")
+    if not os.access(path.parent, os.W_OK):
+        raise Failed(f"{path.parent} is not a directory that can be written: name another with -o")
 
 
 def render(answer: dict[str, Any], local: Any) -> list[str]:

@@ -28,7 +28,7 @@ Examples:
 @click.pass_obj
 def version(config: str | None, client: bool, name: str | None) -> None:
     """Show the versions of tortiectl, the agent and the cluster."""
-    click.echo(f"Client Version:     {_own()}")
+    click.echo(f"Client Version:     {own_version()}")
     if client:
         return
     try:
@@ -46,7 +46,8 @@ def version(config: str | None, client: bool, name: str | None) -> None:
             click.echo(f"Cluster Version:    unknown: {error.format_message()}")
 
 
-def _own() -> str:
+def own_version() -> str:
+    """Of the installed distribution."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 

@@ -97,3 +97,12 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
     result = CliRunner().invoke(tortiectl, ["get", "pods"])
     assert result.exit_code == 1
     assert "use nodes, ippools, bgppeers, bgpconfigurations" in result.stderr
+
+
+def test_version_is_also_an_option() -> None:
+    result = CliRunner().invoke(tortiectl, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.split()[0] == "tortiectl"
+    assert (
+        CliRunner().invoke(tortiectl, ["version", "--client"]).stdout.split()[-1] == result.stdout.split()[-1]
+    )

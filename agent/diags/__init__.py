@@ -1,0 +1,1 @@
+"""`tortiectl node diags`: one archive with what a bug report needs, and no secret in it."""
