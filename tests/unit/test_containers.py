@@ -170,6 +170,19 @@ def test_the_pod_asks_the_kubernetes_api_nothing() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
+def test_the_last_good_snapshot_outlives_pod_and_reboot() -> None:
+    (agent,) = (container for container in pod()["containers"] if container["name"] == "agent")
+    (state,) = (entry["value"] for entry in agent["env"] if entry["name"] == "TORTIE_STATE_DIR")
+    (name,) = (mount["name"] for mount in agent["volumeMounts"] if mount["mountPath"] == state)
+    (volume,) = (volume for volume in pod()["volumes"] if volume["name"] == name)
+    assert volume["hostPath"]["path"] == state == str(settings.STATE_DIR), "as for tortiectl on the node"
+    assert not state.startswith("/run"), "a reboot takes that"
+    # The kubelet makes it for root: who hands it over needs it at the same place.
+    (hands_over,) = pod()["initContainers"]
+    assert state in hands_over["command"]
+    assert {"name": name, "mountPath": state} in hands_over["volumeMounts"]
+
+
 def test_the_probes_ask_where_the_agent_listens() -> None:
     (agent,) = (container for container in pod()["containers"] if container["name"] == "agent")
     (listens,) = (entry["value"] for entry in agent["env"] if entry["name"] == "TORTIE_HEALTH_ADDRESS")
