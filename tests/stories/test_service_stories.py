@@ -214,8 +214,8 @@ OUTSIDE = (
             ("Service default/odd: external IP 192.0.2.2 is not advertised: "
             "it would take the traffic of node b's own address 192.0.2.2"),
             ("Service default/odd: external IP 203.0.114.1 is not advertised: it lies outside "
-            "serviceExternalIPs of BGPConfiguration default (203.0.113.0/24, 10.0.0.0/8, 192.0.2.0/24). Add its range there, or "
-            "take the address off the service"),
+            "serviceExternalIPs of BGPConfiguration default (203.0.113.0/24, 10.0.0.0/8, 192.0.2.0/24). "
+            "Add its range there, or take the address off the service"),
         ],
     ),
     # Nobody asked for anything: then there is nothing to complain of.

@@ -85,10 +85,10 @@ class Hands:
         self.watched -= self.forgotten[-1]
 
 
-def calculation(hands: Hands, node: str = "a", **settings: Any) -> Calculation:
+def calculation(hands: Hands, node: str = "a", *, kubernetes: bool = False, **settings: Any) -> Calculation:
     """A real graph between recording hands."""
     return Calculation(
-        CalcGraph(LocalNode(name=node, **settings)),
+        CalcGraph(LocalNode(name=node, **settings), kubernetes=kubernetes),
         clock=hands.clock,
         kernel=hands,
         speaker=hands,
