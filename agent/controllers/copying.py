@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from felix_like.calc.snapshot import Malformed
@@ -59,7 +60,8 @@ class Duty(Protocol):
     def objects(self) -> int:
         """Of Kubernetes, known at the moment."""
 
-    def refusals(self) -> Iterator[Refusal]: ...
+    def refusals(self) -> Iterator[Refusal]:
+        """What of it cannot be copied, and why."""
 
 
 def names_of(key: str) -> tuple[str, str]:
@@ -92,23 +94,25 @@ class Documents:
         self._now = now
         self._wanted: dict[str, Copy | Malformed] = {}
         """By etcd key; Malformed: there is an object, but it cannot be copied."""
-        self._nameless: dict[str, Malformed] = {}
+        self._nameless: set[str] = set()
         """Objects whose names can be no etcd key, by the informer's key."""
+        self._refusals: dict[str, tuple[Refusal, ...]] = {}
 
     def told(self, key: str, value: Wanted | Malformed | None) -> list[str]:
-        namespace, name = names_of(key)
+        assert not isinstance(value, PodLabels)
+        self._refusals.pop(key, None)
+        if refusals := tuple(refused(value)):
+            self._refusals[key] = refusals
         try:
-            target = self._key_of(namespace, name)
-        except ValueError as error:
-            self._nameless.pop(key, None)
+            target = self._key_of(*names_of(key))
+        except ValueError:  # which is what `value` says, too
+            self._nameless.discard(key)
             if value is not None:
-                subject = value.subject if isinstance(value, Malformed) else key
-                self._nameless[key] = Malformed(subject, str(error))
+                self._nameless.add(key)
             return []
         if value is None:
             self._wanted.pop(target, None)
         else:
-            assert not isinstance(value, PodLabels)
             self._wanted[target] = value
         return [target]
 
@@ -131,12 +135,7 @@ class Documents:
         return len(self._wanted) + len(self._nameless)
 
     def refusals(self) -> Iterator[Refusal]:
-        for value in (*self._nameless.values(), *self._wanted.values()):
-            if isinstance(value, Malformed):
-                yield Refusal(value.subject, f"{value.reason}; it is not copied")
-            else:
-                for sentence in value.left_out:
-                    yield Refusal(f"{value.kind} {value.namespace}/{value.name}", sentence)
+        return chain.from_iterable(self._refusals.values())
 
 
 class Labels:
@@ -150,13 +149,17 @@ class Labels:
         self._endpoints: dict[tuple[str, str], set[str]] = {}
         self._pod: dict[str, tuple[str, str]] = {}
         """Namespace and pod of an etcd key, where it is an endpoint of Kubernetes."""
+        self._refusals: dict[str, tuple[Refusal, ...]] = {}
 
     def told(self, key: str, value: Wanted | Malformed | None) -> list[str]:
+        assert not isinstance(value, Copy)
+        self._refusals.pop(key, None)
+        if refusals := tuple(refused(value)):
+            self._refusals[key] = refusals
         pod = names_of(key)
         if value is None:
             self._wanted.pop(pod, None)
         else:
-            assert not isinstance(value, Copy)
             self._wanted[pod] = value
         return sorted(self._endpoints.get(pod, ()))
 
@@ -195,9 +198,16 @@ class Labels:
         return len(self._wanted)
 
     def refusals(self) -> Iterator[Refusal]:
-        for value in self._wanted.values():
-            if isinstance(value, Malformed):
-                yield Refusal(value.subject, f"{value.reason}; its endpoints keep their labels")
+        return chain.from_iterable(self._refusals.values())
+
+
+def refused(value: Wanted | Malformed | None) -> Iterator[Refusal]:
+    """What of an object cannot be copied. What was copied of it before stays as it is."""
+    if isinstance(value, Malformed):
+        yield Refusal(value.subject, f"{value.reason}; it is not copied")
+    elif isinstance(value, Copy):
+        for sentence in value.left_out:
+            yield Refusal(f"{value.kind} {value.namespace}/{value.name}", sentence)
 
 
 def _object(value: bytes | None) -> Json | None:

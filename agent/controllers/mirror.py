@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from agent.controllers.backlog import QUARREL, Backlog, Doubt
-from agent.controllers.copying import Duty, Remove, Wanted
+from agent.controllers.copying import Duty, Remove, Wanted, refused
+from agent.controllers.deeds import Deeds
 from agent.controllers.election import Leadership
-from felix_like.calc.snapshot import Malformed
 from felix_like.datastore.cas import CasStore
 from felix_like.datastore.errors import CasConflict, EtcdError, GuardFailed, KeyValue, Unavailable
 from felix_like.datastore.keys import RESOURCES, quoted
 from felix_like.datastore.kube.client import KubeClient
-from felix_like.datastore.kube.copies import Copy
 from felix_like.datastore.kube.informer import KubeBatch, KubeChange, KubeInformer
 from felix_like.datastore.watch import Batch, Informer, InSync, Stale
-from felix_like.model.verdict import Refusal
 
 log = logging.getLogger("tortie.controllers")
 
@@ -33,8 +30,10 @@ CONFLICTS = 20
 """Lost races about a key in one turn before it waits."""
 AWAY_PAUSE = 1.0
 """Seconds without attempts after etcd did not answer one."""
-MOST_REFUSALS = 50
-"""That are shown; the last one says how many more there are."""
+MOST_SAID = 50
+"""Objects of one batch that cannot be copied and are named in the log."""
+LOOK_AGAIN = 5.0
+"""Seconds without news after which the worker looks whether it may read now."""
 _SLICE = 500
 """Changes taken in before other tasks get a turn."""
 
@@ -42,35 +41,23 @@ _SLICE = 500
 class Mirror:
     """One duty of the leader. `duty` makes a new one for each term: nothing is remembered from the last."""
 
-    def __init__(self, name: str, kube: KubeClient, duty: Callable[[], Duty]) -> None:
+    def __init__(self, name: str, kube: KubeClient, duty: Callable[[], Duty], deeds: Deeds) -> None:
         self.name = name
         self._kube = kube
         self._duty = duty
-        self._term: Term | None = None
+        self._deeds = deeds
 
     async def run(self, leadership: Leadership) -> None:
         """For ever. Raises GuardFailed when another leads."""
-        self._term = Term(self.name, self._kube, self._duty(), leadership)
-        try:
-            await self._term.run()
-        finally:
-            self._term = None
-
-    def refusals(self) -> tuple[Refusal, ...]:
-        """What is not copied, and why, as far as this process knows."""
-        if self._term is None:
-            return ()
-        found = list(islice(self._term.refusals(), MOST_REFUSALS + 1))
-        if len(found) > MOST_REFUSALS:
-            found[-1] = Refusal(self.name, "there are more than can be shown")
-        return tuple(found)
+        await Term(self.name, self._kube, self._duty(), leadership, self._deeds).run()
 
 
 class Term:
     """What one term of a mirror knows and does."""
 
-    def __init__(self, name: str, kube: KubeClient, duty: Duty, leadership: Leadership) -> None:
+    def __init__(self, name: str, kube: KubeClient, duty: Duty, leadership: Leadership, deeds: Deeds) -> None:
         self._name = name
+        self._deeds = deeds
         self._duty = duty
         self._cas = CasStore(leadership.client)
         self._kube = KubeInformer[Wanted](kube, (duty.collection,))
@@ -81,17 +68,14 @@ class Term:
         self._backlog = Backlog()
         self._doubt = Doubt(duty.patience)
         self._wake = asyncio.Event()
-        self._away: dict[str, str] = {"Kubernetes": "not listed yet", "etcd": "not listed yet"}
-        """Which side cannot be followed, and why."""
-        self._in_sync = False
-        """Kubernetes' informer says so; what it may not read is not among what it knows."""
+        self._away: dict[str, str] = {"Kubernetes": "", "etcd": ""}
+        """Which side cannot be followed, and why; empty: it has not been listed yet."""
         self._listed = False
         self._half = False
         """A batch is being taken in."""
         self._held: set[str] = set()
         self._troubles: dict[str, str] = {}
         self._quiet_until = 0.0
-        self._counts = {"written": 0, "deleted": 0}
 
     async def run(self) -> None:
         tasks = [
@@ -111,14 +95,20 @@ class Term:
         for task in done:
             task.result()
 
-    def refusals(self) -> Iterable[Refusal]:
+    def _tell(self) -> None:
+        """The first of what is wrong; each sentence is logged once."""
+        self._deeds.trouble(self._name, next(self._complaints(), None))
+
+    def _complaints(self) -> Iterator[str]:
         for side, why in self._away.items():
-            yield Refusal(self._name, f"{side} is not followed, nothing is written: {why}")
+            if why:
+                yield f"nothing is written: {side}: {why}"
         if self._held:
-            yield Refusal(self._name, self._doubtful())
+            yield self._doubtful()
         for key, why in self._troubles.items():
-            yield Refusal(_subject(key), why)
-        yield from self._duty.refusals()
+            yield f"{_subject(key)}: {why}; tried again"
+        for refusal in self._duty.refusals():
+            yield str(refusal)
 
     # -- the two sides ---------------------------------------------------------------------------------
 
@@ -129,16 +119,9 @@ class Term:
                     case KubeBatch(changes):
                         await self._told(changes)
                     case Stale(reason):
-                        self._in_sync = False
                         self._lost("Kubernetes", reason)
                     case InSync():
-                        self._in_sync = True
-                if self._in_sync:
-                    refused = next(iter(self._kube.refused.values()), None)
-                    if refused is None:
                         self._back("Kubernetes")
-                    else:
-                        self._lost("Kubernetes", refused)
                 self._wake.set()
 
     async def _told(self, changes: Sequence[KubeChange[Wanted]]) -> None:
@@ -148,10 +131,10 @@ class Term:
         for count, change in enumerate(changes, 1):
             for key in self._duty.told(change.key, change.value):
                 self._backlog.wanted(key, self._clock())
-            for sentence in _complaints(change.value):
+            for refusal in refused(change.value):
                 said += 1
-                if said <= MOST_REFUSALS:
-                    log.warning("%s: %s", self._name, sentence)
+                if said <= MOST_SAID:
+                    log.warning("%s: %s", self._name, refusal)
             if not count % _SLICE:
                 await asyncio.sleep(0)
         self._half = False
@@ -176,14 +159,23 @@ class Term:
                         self._back("etcd")
                 self._wake.set()
 
+    def _mind_permission(self) -> None:
+        """What an informer may not read holds it up no longer than what it may: it counts as in sync."""
+        refusal = next(iter(self._kube.refused.values()), None)
+        if refusal is None:
+            self._back("permission")
+        else:
+            self._lost("permission", refusal)
+
     def _lost(self, side: str, reason: str) -> None:
-        if self._away.get(side) != reason:
-            log.warning("%s: %s is not followed, nothing is written: %s", self._name, side, reason)
-            self._away[side] = reason
+        self._away[side] = reason
+        self._tell()
 
     def _back(self, side: str) -> None:
-        if self._away.pop(side, None) is not None and not self._away:
-            log.info("%s: follows Kubernetes and etcd", self._name)
+        if self._away.pop(side, None) is not None:
+            if not self._away:
+                log.info("%s: follows Kubernetes and etcd", self._name)
+            self._tell()
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -194,17 +186,17 @@ class Term:
             while True:
                 self._wake.clear()
                 now = self._clock()
+                self._mind_permission()
                 if not self._away and not self._half and now >= self._quiet_until:
                     if self._held and self._doubt.until() <= now:
                         self._reconsider()
                     for key in self._backlog.take(now, WRITERS - len(busy)):
                         busy.add(asyncio.create_task(self._turn(key), name=f"{self._name} {key}"))
-                if not self._backlog:
-                    self._sum_up()
+                self._tell()
                 woken = asyncio.create_task(self._wake.wait())
                 try:
                     done, _ = await asyncio.wait(
-                        {woken, *busy}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED
+                        {woken, *busy}, timeout=self._pause(len(busy)), return_when=asyncio.FIRST_COMPLETED
                     )
                 finally:
                     woken.cancel()
@@ -216,16 +208,18 @@ class Term:
                 task.cancel()
             await asyncio.gather(*busy, return_exceptions=True)
 
-    def _pause(self) -> float | None:
-        """Seconds until there is something to do without being woken; None: not before."""
-        if self._away or self._half:
-            return None
+    def _pause(self, busy: int) -> float:
+        """Seconds until there may be something to do without being woken."""
+        if self._away or self._half or busy == WRITERS:
+            return LOOK_AGAIN
         now = self._clock()
         times = [self._backlog.next_due()]
         if self._held and self._duty.patience is not None:
             times.append(self._doubt.until())
         known = [time for time in times if time is not None]
-        return max(min(known), self._quiet_until, now) - now + 0.001 if known else None
+        if not known:
+            return LOOK_AGAIN
+        return min(max(min(known), self._quiet_until, now) - now + 0.001, LOOK_AGAIN)
 
     async def _turn(self, key: str) -> None:
         """Make one key right. Raises GuardFailed; what else fails gets another turn later."""
@@ -237,9 +231,8 @@ class Term:
             self._backlog.failed(key, self._clock())
             if isinstance(error, Unavailable):
                 self._quiet_until = self._clock() + AWAY_PAUSE
-            elif self._troubles.get(key) != str(error):
+            else:
                 self._troubles[key] = str(error)
-                log.warning("%s: %s: %s; tried again", self._name, _subject(key), error)
             return
         self._troubles.pop(key, None)
         count = self._backlog.done(key, self._clock(), wrote=wrote)
@@ -271,23 +264,25 @@ class Term:
             return False
         if isinstance(decision, Remove):
             if self._doubt.until() > self._clock():
-                self._hold(key)
+                self._held.add(key)
                 return False
             assert kv is not None
-            await self._cas.delete(key, kv.mod_revision)
-            self._count("deleted", key)
-        elif kv is None:
-            await self._cas.create(key, decision.document)
-            self._count("written", key)
-        else:
-            await self._cas.replace(key, decision.document, kv.mod_revision)
-            self._count("written", key)
-        return True
+            why = "its Kubernetes object is gone"
+            return await self._do("delete-copy", key, why, lambda: self._cas.delete(key, kv.mod_revision))
+        document = decision.document
+        if kv is None:
+            return await self._do("write-copy", key, "it is new", lambda: self._cas.create(key, document))
+        why = "it was not as its Kubernetes object is"
+        return await self._do(
+            "write-copy", key, why, lambda: self._cas.replace(key, document, kv.mod_revision)
+        )
 
-    def _hold(self, key: str) -> None:
-        self._held.add(key)
-        if len(self._held) == 1:
-            log.warning("%s: %s", self._name, self._doubtful())
+    async def _do(self, deed: str, key: str, why: str, write: Callable[[], Awaitable[object]]) -> bool:
+        if not self._deeds.may(deed, _subject(key), why):
+            return False
+        await write()
+        self._deeds.did(deed, self._name, _subject(key), why)
+        return True
 
     def _doubtful(self) -> str:
         sentence = f"{self._duty.collection.path} is empty, all at once, and etcd has copies: they stay"
@@ -299,25 +294,6 @@ class Term:
         for key in self._held:
             self._backlog.found(key, self._clock())
         self._held.clear()
-
-    def _count(self, what: str, key: str) -> None:
-        self._counts[what] += 1
-        log.debug("%s: %s %s", self._name, _subject(key), what)
-
-    def _sum_up(self) -> None:
-        if any(self._counts.values()):
-            log.info(
-                "%s: %d written, %d deleted", self._name, self._counts["written"], self._counts["deleted"]
-            )
-            self._counts = dict.fromkeys(self._counts, 0)
-
-
-def _complaints(value: Wanted | Malformed | None) -> Iterable[str]:
-    if isinstance(value, Malformed):
-        yield f"{value.subject}: {value.reason}; it is not copied"
-    elif isinstance(value, Copy):
-        for sentence in value.left_out:
-            yield f"{value.kind} {value.namespace}/{value.name}: {sentence}"
 
 
 def _subject(key: str) -> str:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.controllers.copying import Documents, Duty, Labels, Wanted, names_of
+from agent.controllers.deeds import Deeds
 from agent.controllers.mirror import Mirror
 from felix_like.calc.snapshot import Malformed
 from felix_like.datastore.keys import RESOURCES, namespaced_key, resource_key
@@ -38,6 +39,7 @@ def _policies() -> Duty:
             prefix="kube/networkpolicies",
             decode=decode,
             trim=trim,
+            never_empty=False,
         ),
         prefix=prefix,
         ours=lambda key: key.removeprefix(prefix).partition("/")[2].startswith(convert_policy.PREFIX),
@@ -126,6 +128,6 @@ DUTIES: Mapping[str, Callable[[], Duty]] = MappingProxyType(
 """By the name in ENABLED_CONTROLLERS."""
 
 
-def copying_controller(name: str, kube: KubeClient) -> Mirror:
+def copying_controller(name: str, kube: KubeClient, deeds: Deeds) -> Mirror:
     """One of DUTIES."""
-    return Mirror(name, kube, DUTIES[name])
+    return Mirror(name, kube, DUTIES[name], deeds)

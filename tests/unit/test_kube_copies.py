@@ -348,7 +348,9 @@ def test_a_pod_that_cannot_be_read_leaves_its_endpoint_as_it_was() -> None:
     )
     assert decided(duty, ENDPOINT, endpoint()) is None
     (refusal,) = duty.refusals()
-    assert refusal.reason.endswith("its endpoints keep their labels")
+    assert refusal.reason == "metadata.labels: 7 is not an object of text; it is not copied"
+    duty.told("kube/pods/default/web", None)
+    assert list(duty.refusals()) == []
 
 
 # -- turns -------------------------------------------------------------------------------------------------
