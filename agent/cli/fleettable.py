@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import time
 from collections.abc import Iterator
 
@@ -14,32 +15,85 @@ from agent.telemetry.payloads import Status
 HEADER = ("NODE", "STATE", "UP", "DATASTORE", "SPEAKER", "PEERS", "ROUTES", "PATHS", "INVALID", "WRONG")
 RIGHT = frozenset((7, 8))
 GOOD = {"datastore": "in-sync", "speaker": "connected"}
+FIRST_TO_GO = ("DATASTORE", "SPEAKER", "PATHS", "INVALID", "UP")
+"""Columns that a narrow terminal does without, in this order: WRONG says it when something is."""
+LEAST_WRONG = 32
+"""Characters that the last column should have."""
+MOST_LINES = (12, 3, 1)
+"""Lines of one node's WRONG at most: the first of these with which all nodes are on the screen."""
 
 
 def screen(fleet: Fleet, where: str, problem: str, now: float, width: int, height: int) -> list[str]:
-    """A picture of at most `height` lines of `width` characters; `problem`: why nothing is heard."""
+    """A picture of at most `height` lines of `width` characters; `problem`: why nothing is heard.
+
+    A narrow one has fewer columns and the last one wrapped: what is wrong is read to the end.
+    """
     views = fleet.nodes.values()
-    running = sum(view.life(now) == "running" for view in views)
-    up = sum(view.peers.established for view in views if view.peers is not None)
-    total = sum(view.peers.total for view in views if view.peers is not None)
-    counts = f"{running} of {len(views)} nodes running, {up} of {total} sessions established"
-    lines = [
-        f"{counts}    {time.strftime('%H:%M:%S', time.localtime(now))}  {where}",
-        printable(problem or (left_out(fleet) if fleet.left_out else "")),
-        *table(fleet, now),
+    alive = [view for view in views if view.life(now) == "running"]
+    up = sum(view.peers.established for view in alive if view.peers is not None)
+    total = sum(view.peers.total for view in alive if view.peers is not None)
+    counts = f"{len(alive)} of {len(views)} nodes running, {up} of {total} sessions established"
+    head = [
+        _spread(counts, f"{time.strftime('%H:%M:%S', time.localtime(now))}  {where}", width),
+        printable(problem or (left_out(fleet) if fleet.left_out else ""))[:width],
     ]
-    if len(lines) > height:
-        hidden = len(lines) - height + 1
-        lines = [*lines[: height - 1], f"and {hidden} more (those in trouble come first)"]
-    return [line[:width] for line in lines]
+    rows = _rows(fleet, now)
+    for most in MOST_LINES:
+        header, *nodes = _fitted(rows, width, most)
+        if sum(map(len, (head, header, *nodes))) <= height:
+            break
+    lines, shown = [*head, *header], 0
+    for node in nodes:
+        # One line is kept for those that do not fit.
+        if len(lines) + len(node) + (shown + 1 < len(nodes)) > height:
+            break
+        lines += node
+        shown += 1
+    if shown < len(nodes):
+        lines.append(f"and {len(nodes) - shown} more (those in trouble come first)"[:width])
+    return lines[:height]
+
+
+def _spread(left: str, right: str, width: int) -> str:
+    """Both, as far as there is room; of the right one the beginning."""
+    return f"{left}  {right}"[:width] if len(left) + 2 + len(right) > width else f"{left}    {right}"[:width]
 
 
 def table(fleet: Fleet, now: float) -> list[str]:
     """Header and a line per node; nothing is cut."""
+    return columns(HEADER, _rows(fleet, now), right=RIGHT).splitlines()
+
+
+def _rows(fleet: Fleet, now: float) -> list[tuple[str, ...]]:
     several = len({view.cluster for view in fleet.nodes.values()}) > 1
     rows = [_row(view, now, several) for view in fleet.nodes.values()]
     rows.sort(key=lambda row: (not row[-1], _natural(row[0])))
-    return columns(HEADER, rows, right=RIGHT).splitlines()
+    return rows
+
+
+def _fitted(rows: list[tuple[str, ...]], width: int, most: int) -> list[list[str]]:
+    """The header's and each node's lines, none longer than `width`."""
+    cells = [HEADER, *(tuple(map(printable, row)) for row in rows)]
+    kept = list(range(len(HEADER)))
+    longest = max(len(row[-1]) for row in cells)
+    for name in ("", *FIRST_TO_GO):
+        kept = [i for i in kept if HEADER[i] != name]
+        widths = {i: max(len(row[i]) for row in cells) for i in kept[:-1]}
+        room = width - sum(size + 2 for size in widths.values())
+        if room >= min(longest, LEAST_WRONG):
+            break
+    return [_lines(row, widths, room, width, most) for row in cells]
+
+
+def _lines(row: tuple[str, ...], widths: dict[int, int], room: int, width: int, most: int) -> list[str]:
+    start = "".join((row[i].rjust(w) if i in RIGHT else row[i].ljust(w)) + "  " for i, w in widths.items())
+    if room < len(" …") + 1:
+        return [start[:width]]
+    wrong = textwrap.wrap(row[-1], room, max_lines=most, placeholder=" …") or [""]
+    return [
+        f"{start if number == 0 else ' ' * len(start)}{part}".rstrip()[:width]
+        for number, part in enumerate(wrong)
+    ]
 
 
 def left_out(fleet: Fleet) -> str:
@@ -49,10 +103,15 @@ def left_out(fleet: Fleet) -> str:
 
 
 def _row(view: NodeView, now: float, several: bool) -> tuple[str, ...]:
-    life, status, peers, counts = view.life(now), view.status, view.peers, view.counts
-    agent = status.agent if status is not None and life == "running" else None
+    name, life = f"{view.cluster}/{view.node}" if several else view.node, view.life(now)
+    wrong = "; ".join(troubles(view, now))
+    if life != "running":
+        # What it said last is not how it is.
+        return (name, life, *["-"] * (len(HEADER) - 3), wrong)
+    status, peers, counts = view.status, view.peers, view.counts
+    agent = status.agent if status is not None else None
     return (
-        f"{view.cluster}/{view.node}" if several else view.node,
+        name,
         life,
         duration(now - agent.started) if agent is not None else "-",
         status.datastore.state if status is not None and status.datastore is not None else "-",
@@ -61,7 +120,7 @@ def _row(view: NodeView, now: float, several: bool) -> tuple[str, ...]:
         f"{counts.routes.installed}/{counts.routes.wanted}" if counts is not None else "-",
         str(counts.rib.paths) if counts is not None else "-",
         str(counts.rib.invalid) if counts is not None else "-",
-        "; ".join(troubles(view, now)),
+        wrong,
     )
 
 
@@ -70,8 +129,10 @@ def troubles(view: NodeView, now: float) -> Iterator[str]:
     match view.life(now):
         case "unreachable":
             yield view.unreachable
+            return
         case "silent":
             yield f"no word for {duration(now - view.heard)}"
+            return
         case "gone":
             yield "killed, or its host or network is down"
             return
