@@ -37,7 +37,8 @@ def main() -> None:
         None,
         own_version(),
         prog="tortie-controllers",
-        description="Leads, or stands by: collects unused addresses, syncs and removes Nodes.\n"
+        description="Leads, or stands by: collects unused addresses, syncs and removes Nodes, and copies\n"
+        "Kubernetes' policies, namespaces, service accounts and pod labels into Calico's data.\n"
         "Runs until SIGTERM or SIGINT, and hands over to another replica at once.",
         settings=settings_module.table(names),
     )

@@ -10,6 +10,7 @@ from agent.controllers.controller import Controller
 from agent.controllers.deeds import Deeds
 from agent.controllers.ipam_gc import IpamController
 from agent.controllers.nodes import NodeController
+from agent.controllers.policies import copying_controller
 from agent.controllers.settings import ControllerSettings
 from felix_like.datastore.client import Client
 from felix_like.datastore.kube.client import KubeClient
@@ -64,9 +65,17 @@ def _ipam(tools: Tools) -> Controller:
     )
 
 
+def _copying(name: str) -> Callable[[Tools], Controller]:
+    return lambda tools: copying_controller(name, tools.api, tools.deeds)
+
+
 OFFERS = (
     Offer("node", _node, "labels are not synced, and no Node is removed"),
     Offer("ipam", _ipam, "no address and no gone node's block is collected", needs_kubernetes=False),
+    Offer("policy", _copying("policy"), "NetworkPolicies are not copied"),
+    Offer("namespace", _copying("namespace"), "Namespaces are not copied as Profiles"),
+    Offer("serviceaccount", _copying("serviceaccount"), "ServiceAccounts are not copied as Profiles"),
+    Offer("workloadendpoint", _copying("workloadendpoint"), "endpoints' labels do not follow their pods'"),
 )
 
 
