@@ -4,7 +4,10 @@ one etcd, a pod behind each host, IPv4 and IPv6, BGP passwords on the mesh."""
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from typing import Self
@@ -15,7 +18,7 @@ from agent.lab.traffic import Traffic
 from felix_like.model.address import Address
 from tests.support.calico_node import UNSET, CalicoNode
 from tests.support.netns import Namespace
-from tests.support.system import ETCD, ETCD6, Node, System, block4, block6, kernel_routes, until, v4, v6
+from tests.support.system import BIN, ETCD, ETCD6, Node, System, block4, block6, kernel_routes, until, v4, v6
 
 PASSWORD = {"name": "bgp-passwords", "key": "mesh"}
 MESH = {"nodeToNodeMeshEnabled": True, "asNumber": 64512, "nodeMeshPassword": {"secretKeyRef": PASSWORD}}
@@ -119,15 +122,25 @@ class Host:
         """Prefix -> gateway or type, in the kernel; whoever put them there."""
         return kernel_routes(self.where)
 
-    def routes_of(self, protocol: str) -> set[str]:
-        """Destinations with routes of a protocol; each says its metric, too."""
-        import json
-
+    def routes_of(self, protocol: str) -> dict[str, int]:
+        """Destination -> metric of the routes with a protocol."""
         return {
-            f"{route['dst']} metric {route.get('metric', 0)}"
+            route["dst"]: route.get("metric", 0)
             for version in ("-4", "-6")
             for route in json.loads(self.where.ip(version, "-j", "route", "show", "proto", protocol) or "[]")
         }
+
+    def leftovers(self, *words: str) -> tuple[int, str]:
+        """`tortiectl node leftovers` on this host: exit status, and what it says."""
+        done = subprocess.run(
+            [
+                "nsenter", f"--net={self.where.path}", str(BIN / "tortiectl"), "node", "leftovers",
+                "--bird-sockets", str(self.calico.folder), *words,
+            ],
+            env=os.environ | {"TORTIE_RUN_DIR": str(self.tortie.folder)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout
 
 
 class Mixed:
