@@ -427,16 +427,6 @@ async def test_a_cut_connection(tmp_path: Path) -> None:
                 await anext(events)
 
 
-async def test_silence_after_bookmarks_is_a_broken_connection(tmp_path: Path) -> None:
-    async with kube_api() as api, client_of(KubeAccess(api.kubeconfig(tmp_path / "config"))) as client:
-        params = {"allowWatchBookmarks": "true"}
-        async with client.watching("/api/v1/nodes", params, silence=0.5) as events:
-            assert (await anext(events))["type"] == "BOOKMARK"
-            api.freeze()
-            with pytest.raises(Unreachable, match="fell silent"):
-                [event async for event in events]
-
-
 async def test_a_watch_that_does_not_end_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "WATCH_PATIENCE", 0.1)
     async with kube_api(bookmark_every=60) as api:

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 NONE: Mapping[str, str] = MappingProxyType({})
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
-WATCH_SECONDS = (120, 180)
-"""A watch without a timeoutSeconds of its own is asked to end after so many."""
+WATCH_SECONDS = (60, 90)
+"""A watch without a timeoutSeconds of its own is asked to end after so many.
+
+This is how a frozen connection is noticed: a quiet watch may stay without a bookmark for minutes (seen with
+1.36), and HTTP/1.1 has no ping."""
 WATCH_PATIENCE = 10.0
 """Seconds that a watch may outlast its timeoutSeconds."""
 MAX_BODY = 64 << 20
@@ -89,13 +92,9 @@ class KubeClient:
 
     @contextlib.asynccontextmanager
     async def watching(
-        self, path: str, params: Mapping[str, str] = NONE, *, silence: float | None = None
+        self, path: str, params: Mapping[str, str] = NONE
     ) -> AsyncIterator[AsyncGenerator[dict[str, Any], None]]:
-        """As `watch`, for who wants to know when the server has accepted it: that is when this is entered.
-
-        `silence`: seconds without anything, once there was a bookmark, after which the connection counts as
-        broken.
-        """
+        """As `watch`, for who wants to know when the server has accepted it: that is when this is entered."""
         seconds = params.get("timeoutSeconds") or str(self._rng.randint(*WATCH_SECONDS))
         params = {**params, "watch": "true", "timeoutSeconds": seconds}
         longest = float(seconds) + WATCH_PATIENCE
@@ -107,22 +106,19 @@ class KubeClient:
                     response = await opening.enter_async_context(asked)
             except TimeoutError:
                 raise Unreachable(f"{self._name} did not answer within {self._timeout:g} s") from None
-            yield self._events(response, path, longest, silence)
+            yield self._events(response, path, longest)
 
     async def _events(
-        self, response: httpx.Response, path: str, longest: float, silence: float | None
+        self, response: httpx.Response, path: str, longest: float
     ) -> AsyncGenerator[dict[str, Any], None]:
         import httpx
 
-        loop = asyncio.get_running_loop()
-        end = loop.time() + longest
-        patience: float | None = None
+        end = asyncio.get_running_loop().time() + longest
         lines = _Lines(path)
         chunks = response.aiter_raw()
         while True:
-            now = loop.time()
             try:
-                async with asyncio.timeout(min(end - now, longest if patience is None else patience)):
+                async with asyncio.timeout_at(end):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -132,8 +128,6 @@ class KubeClient:
                 raise self._broken(error) from None
             for line in lines.feed(chunk):
                 event = _object(line, path)
-                if event.get("type") == "BOOKMARK":
-                    patience = silence
                 if (refusal := error_of(event, path)) is not None:
                     raise refusal
                 yield event
