@@ -229,7 +229,7 @@ class Status:
         """The whole chain, for people."""
         graph = self.calculation.graph
         key = RouteKey(prefix, graph.local.route_priority)
-        lines = [*graph.explain(prefix), f"kernel: {self.kernel.state(key)}"]
+        lines = [*graph.explain(prefix, interface_name), f"kernel: {self.kernel.state(key)}"]
         via = spelled(self.kernel.installed(key))
         if via:
             lines[-1] += f", {', '.join(via)}"

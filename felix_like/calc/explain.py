@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -37,10 +37,15 @@ def path_views(tables: Tables, prefix: Prefix) -> list[PathView]:
 
 
 def explain(
-    tables: Tables, desired: Desired | None, notes: list[str], prefix: Prefix, services: Iterable[str] = ()
+    tables: Tables,
+    desired: Desired | None,
+    notes: list[str],
+    prefix: Prefix,
+    services: Iterable[str],
+    device: Callable[[int], str],
 ) -> list[str]:
     """Lines from the datastore to the kernel and the peers; `notes` are the datastore's troubles, `services`
-    what there is to say of services."""
+    what there is to say of services, `device` names an interface."""
     lines = [f"{prefix}: {tables.ownership.describe(prefix)}"]
     if desired is None:
         return [*lines, "nothing is calculated yet: the datastore has not been read"]
@@ -51,7 +56,7 @@ def explain(
         lines.extend(_path_lines(tables, view))
     if not views:
         lines.append("no peer announces it")
-    lines.append(_route_line(tables, desired, prefix, any(view.used for view in views)))
+    lines.append(_route_line(tables, desired, prefix, any(view.used for view in views), device))
     lines.append(_advert_line(tables, prefix))
     return lines
 
@@ -90,20 +95,28 @@ def as_path_text(attributes: Attributes) -> str:
     return " ".join(marks[kind].format(" ".join(map(str, asns))) for kind, asns in attributes.as_path)
 
 
-def _route_line(tables: Tables, desired: Desired, prefix: Prefix, selected: bool) -> str:
+def _route_line(
+    tables: Tables, desired: Desired, prefix: Prefix, selected: bool, device: Callable[[int], str]
+) -> str:
     route = tables.kernel.wanted.get(prefix)
     if route is not None and route.kind == "blackhole":
         return "route: blackhole, it is this node's own block"
     if route is not None:
-        return f"route: via {', '.join(map(next_hop_text, route.next_hops))}"
+        return f"route: {', '.join(next_hop_text(hop, device) for hop in route.next_hops)}"
     if selected and (reason := refuse_install(prefix, desired, tables.exports.rules)):
         return f"route: none, {reason}"
     return "route: none"
 
 
-def next_hop_text(hop: KernelNextHop) -> str:
-    where = f"interface {hop.ifindex}"
-    return where if hop.gateway is None else f"{hop.gateway} {where}"
+def next_hop_text(hop: KernelNextHop, device: Callable[[int], str]) -> str:
+    """As `ip route` writes it."""
+    where = f"dev {device(hop.ifindex)}"
+    return where if hop.gateway is None else f"via {hop.gateway} {where}"
+
+
+def by_number(index: int) -> str:
+    """An interface's name for those who know none."""
+    return f"if{index}"
 
 
 def _advert_line(tables: Tables, prefix: Prefix) -> str:

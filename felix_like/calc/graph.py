@@ -8,11 +8,12 @@ Times are float seconds of one monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from felix_like.calc import explain as explanation
 from felix_like.calc.desire import desire
+from felix_like.calc.explain import by_number
 from felix_like.calc.kubernetes import PATIENCE, Kubernetes, KubernetesChange
 from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
@@ -281,8 +282,11 @@ class CalcGraph:
         """The paths of a prefix, best first, each with what the decision process made of it."""
         return explanation.path_views(self._tables, prefix)
 
-    def explain(self, prefix: Prefix) -> list[str]:
-        """What an operator reads: ownership, paths, verdicts, decision, route, adverts."""
+    def explain(self, prefix: Prefix, device: Callable[[int], str] = by_number) -> list[str]:
+        """What an operator reads: ownership, paths, verdicts, decision, route, adverts.
+
+        `device` names an interface by its number; names change, so none is known here.
+        """
         notes = [
             f"the datastore is {state}: {reason}"
             for state, reason in (("locked", self.frozen), ("stale", self.stale))
@@ -293,7 +297,7 @@ class CalcGraph:
             about.append(f"Kubernetes cannot be followed: {self._kubernetes.stale}")
         elif about and not self._kubernetes.expected:
             about.append("single services are not known: this agent has no access to Kubernetes")
-        return explanation.explain(self._tables, self.desired, notes, prefix, about)
+        return explanation.explain(self._tables, self.desired, notes, prefix, about, device)
 
     def peer_counts(self, peer: Address) -> PeerCounts:
         return explanation.peer_counts(self._tables, peer)

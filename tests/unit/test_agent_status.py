@@ -17,7 +17,7 @@ from agent.sessions import Sessions
 from agent.sinks.kernel import KernelStatus
 from agent.sinks.speaker import LinkState
 from agent.speaker.protocol import PeerState, PeerUp
-from agent.status import Status, own_version
+from agent.status import Status, interface_name, own_version
 from felix_like.calc.snapshot import Change
 from felix_like.model.address import Asn
 from felix_like.model.bgp import ClusterInformation
@@ -370,6 +370,7 @@ def test_an_explanation_ends_with_the_kernel(agent: Agent) -> None:
     assert told["prefix"] == X
     assert told["lines"][0].startswith(f"{X}: ")
     assert told["lines"][-1] == f"kernel: installed, via {B4} dev lo"
+    assert f"route: via {B4} dev {interface_name(2)}" in told["lines"], "a name, not a number"
     assert agent.ask(ask="explain", prefix="10.9.0.0/16")["lines"][-1] == "kernel: not wanted"
     pod = X.partition("/")[0]
     assert agent.ask(ask="explain", prefix=pod)["lines"][-1].startswith(f"covered by {X} (")

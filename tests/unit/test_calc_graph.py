@@ -474,9 +474,10 @@ def test_the_explanation_goes_from_the_datastore_to_the_kernel() -> None:
         "path from c (192.0.2.3): next hop 192.0.2.3, AS_PATH empty",
         "  origin validation: invalid: b holds block 10.1.0.0/26, but c announces it",
         "  not used: origin validation: invalid: b holds block 10.1.0.0/26, but c announces it",
-        "route: via 192.0.2.2 interface 2",
+        "route: via 192.0.2.2 dev if2",
         "advertised to nobody",
     ]
+    assert "route: via 192.0.2.2 dev eth0" in world.graph.explain(net(X), {2: "eth0"}.__getitem__)
     assert world.graph.explain(net("198.51.100.0/24")) == [
         "198.51.100.0/24: outside every pool and service range",
         "no peer announces it",
