@@ -58,7 +58,7 @@ PEERS = Metric("tortie_peers", "gauge", "BGP sessions by state.", ("state",))
 PEER_UP = Metric(
     "tortie_peer_up",
     "gauge",
-    "1 while the session is Established.",
+    "1 while the session is Established; as last heard while the speaker is away.",
     ("peer", "remote_node", "type", "asn"),
 )
 PEER_SINCE = Metric(

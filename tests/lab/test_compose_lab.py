@@ -1,6 +1,7 @@
 """The lab of docker-compose.yml, for real: an engine of the test's own builds, starts, breaks and removes it.
 
-Opt-in, as it takes minutes and a gigabyte: TORTIE_COMPOSE_TEST=1. Needs no registry.
+Opt-in, as it takes minutes and a gigabyte: TORTIE_COMPOSE_TEST=1. Needs no registry: Prometheus is Debian's,
+under the name of the image that docker-compose.yml has, and a stand-in does what Grafana needs at its place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.lab.compose import faults
-from tests.support import container_engine
+from tests.support import container_engine, observers
 from tests.support.container_engine import ContainerEngine, NoEngine
 
 TOP = Path(__file__).parents[2]
@@ -82,8 +83,9 @@ def docker(engine: ContainerEngine, *arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-def test_the_image_builds(engine: ContainerEngine) -> None:
+def test_the_images_build(engine: ContainerEngine) -> None:
     compose(engine, "build")
+    observers.build(engine.environ)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +105,23 @@ def test_each_program_has_one_capability_and_no_root(
 def test_the_image_has_no_installer_and_no_writable_code(engine: ContainerEngine) -> None:
     found = "find /opt/tortie /etc/tortie -writable -not -type l; ls /opt/tortie/bin"
     said = docker(engine, "run", "--rm", "--network=none", "tortie:dev", "sh", "-c", found).split()
-    assert "tortie-agent" in said
+    assert {"tortie-agent", "tortie-speaker", "tortie-controllers", "tortiectl"} < set(said)
     assert not [name for name in said if name.startswith(("/", "pip"))]
+
+
+@pytest.mark.parametrize("command", ["tortie-controllers", "tortiectl"])
+def test_the_other_commands_start_without_any_right(engine: ContainerEngine, command: str) -> None:
+    run = (
+        "run",
+        "--rm",
+        "--network=none",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+    )
+    assert "Usage: " in docker(engine, *run, "tortie:dev", command, "--help").replace("usage: ", "Usage: ")
+    first = docker(engine, *run, "tortie:dev", "head", "-1", f"/opt/tortie/bin/{command}")
+    assert first.strip() == "#!/opt/tortie/bin/python3", "which has no capability"
 
 
 def test_the_lab_comes_up_whole(engine: ContainerEngine) -> None:
@@ -112,6 +129,26 @@ def test_the_lab_comes_up_whole(engine: ContainerEngine) -> None:
     said = compose(engine, "up", "--no-build")
     assert "72 of 72 answered" in said
     assert "6 blocks by 3 next hops each" in said
+
+
+def test_prometheus_hears_everybody_and_is_let_in_on_loopback_only(engine: ContainerEngine) -> None:
+    said = compose(engine, "up", "--no-build", "--observe")
+    assert "every target is scraped, 3 agents among them" in said
+    assert "Grafana     http://127.0.0.1:3000" in said
+    assert "Prometheus  http://127.0.0.1:9090" in said
+    names = docker(engine, "ps", "--format", "{{.Names}}").split()
+    assert {f"tortie-{name}-1" for name in observers.services()} < set(names)
+    for name, service in observers.services().items():
+        status = docker(engine, "exec", f"tortie-{name}-1", "cat", "/proc/self/status")
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert fields["Uid"].split()[0] == service["user"].partition(":")[0]
+        assert fields["CapEff"] == "0" * 16
+        assert fields["NoNewPrivs"] == "1"
+    rules = docker(
+        engine, "exec", "tortie-prometheus-1", "promtool", "query", "instant", "http://127.0.0.1:9090",
+        'count(ALERTS{alertstate="firing"}) or vector(0)',
+    )  # fmt: skip
+    assert rules.startswith("{} => 0 "), "a lab that is whole alarms nobody"
 
 
 @pytest.mark.parametrize("fault", [fault.name for fault in faults.KIT])

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def dockerfile() -> str:
 def test_the_image_gives_each_program_its_capability_and_no_other() -> None:
     given = re.findall(r"setcap (\S+)\+ep /opt/tortie/bin/python-(\w+)", dockerfile())
     assert {role: {c.removeprefix("cap_").upper() for c in caps.split(",")} for caps, role in given} == RIGHTS
+
+
+def test_every_other_command_of_the_image_has_none() -> None:
+    """tortiectl, tortie-controllers and what may come run with the interpreter that nobody gave any."""
+    scripts = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {f"tortie-{role}" for role in RIGHTS} < scripts.keys()
+    assert {"tortiectl", "tortie-controllers"} < scripts.keys()
+    (roles,) = re.findall(r"for role in ([\w ]+); do", dockerfile())
+    assert set(roles.split()) == RIGHTS.keys(), "who gets an interpreter of its own"
+    assert dockerfile().count("#!/opt/tortie/bin/python-") == 1
+    assert dockerfile().count("setcap ") == len(RIGHTS)
 
 
 def test_the_image_needs_no_frontend_and_pulls_only_the_base() -> None:

