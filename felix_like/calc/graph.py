@@ -130,18 +130,21 @@ class CalcGraph:
 
         A change costs the services that it concerns; what does not alter this node's answer touches nothing.
         """
+        known = self._kubernetes.known
         touched = self._kubernetes.tell(changes, in_sync)
         if touched.malformed:
             self._services.read_malformed()
-        self._follow_kubernetes(touched.services, nodes=KubernetesNode in touched.kinds)
+        nodes = KubernetesNode in touched.kinds or self._kubernetes.known != known
+        self._follow_kubernetes(touched.services, nodes=nodes)
 
     def on_kubernetes_stale(self, reason: str | None) -> None:
         """Kubernetes does not answer; what was last known, perhaps from disk, goes on being true.
 
         Before it was heard, nothing is known of services: see `Outcome.holding`. None: it answers again.
         """
+        known = self._kubernetes.known
         self._kubernetes.stale = reason
-        self._follow_kubernetes((), nodes=False)
+        self._follow_kubernetes((), nodes=self._kubernetes.known != known)
 
     def on_secrets(self, secrets: Mapping[SecretRef, str]) -> None:
         """All passwords there are."""
@@ -338,6 +341,7 @@ class CalcGraph:
         self._backlog.add(self.snapshot.apply(without_blocks(changes)), self.local.name)
         derived = pod_cidrs.changes(self.snapshot.nodes, self._kubernetes.nodes())
         self._backlog.add(self.snapshot.apply(derived), self.local.name)
+        self._backlog.desire |= bool(derived)  # one of another node's may overlap ours
 
     def _recalculate(self, *, from_copy: bool = False) -> None:
         """Act on the backlog: who holds what, what we want, then what that makes of paths."""
@@ -353,7 +357,7 @@ class CalcGraph:
             self._freeze()
             return
         self._backlog = _Backlog(desire=False)
-        self._authoritative |= self._in_sync
+        self._authoritative |= self._in_sync and not self._waiting_for_pod_cidrs()
         ownership = self._tables.ownership
         judge_all = False
         if self._base is None or backlog.kinds & {Node, IPPool, BgpConfiguration}:
@@ -372,7 +376,8 @@ class CalcGraph:
     # -- inside: Kubernetes ---------------------------------------------------------------------------
 
     def _follow_kubernetes(self, services: Iterable[ServiceId], *, nodes: bool) -> None:
-        if self._kubernetes.pod_cidrs is not None and (nodes or self._services.rules is None):
+        """These services differ; `nodes`: and so does what is known of Kubernetes' nodes."""
+        if self._kubernetes.pod_cidrs is not None and nodes:
             self._learn(())
             self._recalculate()
         self._advertise_services(services)
@@ -415,10 +420,13 @@ class CalcGraph:
             return False
         return self._now is None or self._started is None or self._now < self._started + PATIENCE
 
+    def _waiting_for_pod_cidrs(self) -> bool:
+        """Nobody knows (yet) whose pods are where; that has no end, as with the datastore."""
+        return self._kubernetes.missing and self._kubernetes.pod_cidrs is not None
+
     def _holding(self) -> str:
         """Why nothing that was advertised before our start may go yet."""
-        kubernetes = self._kubernetes
-        if kubernetes.missing and kubernetes.pod_cidrs is not None:
+        if self._waiting_for_pod_cidrs():
             return "the nodes' podCIDRs are not known: Kubernetes has not been heard"
         if self._waiting_for_services() and self._rules is not None and any(self._rules.ranges):
             return "services are not known: Kubernetes has not been heard"

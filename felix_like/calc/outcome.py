@@ -23,7 +23,8 @@ class Outcome:
     resolve: frozenset[Address] = frozenset()
     """Next hops in use of which nobody has said where they lead."""
     authoritative: bool = False
-    """The datastore was in sync (and not locked) at least once: what is not wanted may be dropped."""
+    """The datastore was in sync (and not locked) at least once, and Kubernetes was heard where podCIDRs come
+    from there: what is not wanted may be dropped."""
     awaiting: frozenset[Address] = frozenset()
     """Peers that may still announce what they announced before: inherited routes wait for them."""
     holding: str = ""

@@ -347,8 +347,8 @@ def test_an_address_is_explained_by_its_services() -> None:
     )
     (line,) = explained(world, "198.51.100.5/32")
     assert line == (
-        "load balancer IP of service default/api, externalTrafficPolicy Cluster, no ready endpoints are here, "
-        "some elsewhere: not advertised on its own: externalTrafficPolicy is Cluster, and every node "
+        "load balancer IP of service default/api, externalTrafficPolicy Cluster, no ready endpoints are here,"
+        " some elsewhere: not advertised on its own: externalTrafficPolicy is Cluster, and every node "
         "advertises its range 198.51.100.0/24"
     )
     (line,) = explained(world, "198.51.100.6/32")
