@@ -19,7 +19,7 @@ from felix_like.datastore.cas import CasStore
 from felix_like.datastore.errors import CasConflict, EtcdError, GuardFailed, KeyValue, Unavailable
 from felix_like.datastore.keys import RESOURCES, quoted
 from felix_like.datastore.kube.client import KubeClient
-from felix_like.datastore.kube.informer import KubeBatch, KubeChange, KubeInformer
+from felix_like.datastore.kube.informer import KubeBatch, KubeChange, KubeInformer, Pace
 from felix_like.datastore.watch import Batch, Informer, InSync, Stale
 
 log = logging.getLogger("tortie.controllers")
@@ -41,26 +41,44 @@ _SLICE = 500
 class Mirror:
     """One duty of the leader. `duty` makes a new one for each term: nothing is remembered from the last."""
 
-    def __init__(self, name: str, kube: KubeClient, duty: Callable[[], Duty], deeds: Deeds) -> None:
+    def __init__(
+        self,
+        name: str,
+        kube: KubeClient,
+        duty: Callable[[], Duty],
+        deeds: Deeds,
+        *,
+        pace: Pace | None = None,
+    ) -> None:
         self.name = name
         self._kube = kube
         self._duty = duty
         self._deeds = deeds
+        self._pace = pace
 
     async def run(self, leadership: Leadership) -> None:
         """For ever. Raises GuardFailed when another leads."""
-        await Term(self.name, self._kube, self._duty(), leadership, self._deeds).run()
+        duty = self._duty()
+        informer = KubeInformer[Wanted](self._kube, (duty.collection,), pace=self._pace)
+        await Term(self.name, informer, duty, leadership, self._deeds).run()
 
 
 class Term:
     """What one term of a mirror knows and does."""
 
-    def __init__(self, name: str, kube: KubeClient, duty: Duty, leadership: Leadership, deeds: Deeds) -> None:
+    def __init__(
+        self,
+        name: str,
+        kube: KubeInformer[Wanted],
+        duty: Duty,
+        leadership: Leadership,
+        deeds: Deeds,
+    ) -> None:
         self._name = name
         self._deeds = deeds
         self._duty = duty
         self._cas = CasStore(leadership.client)
-        self._kube = KubeInformer[Wanted](kube, (duty.collection,))
+        self._kube = kube
         self._etcd = Informer(
             leadership.reader, (duty.prefix,), vital=(), decode=lambda _, value: value, doubt=False
         )
