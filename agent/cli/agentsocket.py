@@ -83,8 +83,11 @@ def _others(run: Path) -> str:
 
 
 def _lab_hint(environ: Mapping[str, str]) -> str:
-    if environ.get("TORTIE_RUN_DIR"):
-        return ""
+    return "" if environ.get("TORTIE_RUN_DIR") else lab_hint(environ)
+
+
+def lab_hint(environ: Mapping[str, str] = os.environ) -> str:
+    """A sentence for somebody who looks elsewhere while a lab runs here; empty when none does."""
     from agent.lab.plan import Lab, LabError
 
     try:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.cli.errors import Failed, warn
@@ -51,7 +52,7 @@ def with_etcd(config_file: str | None, work: Callable[[Client], Awaitable[T]]) -
     try:
         return asyncio.run(run())
     except EtcdError as error:
-        raise Failed(f"{error}{_hint()}") from None
+        raise Failed(f"{error}{_hint(config_file)}") from None
 
 
 async def resources(etcd: Client, plural: str) -> list[Stored]:
@@ -81,7 +82,12 @@ def parse(value: bytes, revision: int) -> dict[str, Any]:
     return resource
 
 
-def _hint() -> str:
-    if os.environ.get("ETCD_ENDPOINTS"):
+def _hint(config_file: str | None) -> str:
+    """For somebody who has not said where etcd is."""
+    from agent.cli.agentsocket import lab_hint
+    from felix_like.datastore.config import DEFAULT_CONFIG_FILE
+
+    said = config_file or os.environ.get("ETCD_ENDPOINTS") or os.environ.get("CALICO_ETCD_ENDPOINTS")
+    if said or Path(DEFAULT_CONFIG_FILE).exists():
         return ""
-    return "; ETCD_ENDPOINTS (or -c FILE) says where etcd is"
+    return f". Nothing is set, so the default was asked.{lab_hint()}"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from agent.telemetry.fleet import Fleet
     from agent.telemetry.payloads import Event
 
+NAMED = 5
+"""Nodes named at the start."""
+
 EPILOG = """\b
 Examples:
   tortiectl watch
@@ -42,7 +45,7 @@ def watch(nodes: tuple[str, ...], output: str) -> None:
         heard: asyncio.Queue[list[Event]] = asyncio.Queue()
         hearing = asyncio.create_task(source.run(fleet, heard.put_nowait))
         hearing.add_done_callback(lambda _: heard.put_nowait([]))
-        complaining = asyncio.create_task(_complain(source, fleet))
+        complaining = asyncio.create_task(_complain(source, fleet, nodes))
         try:
             while not hearing.done():
                 for event in await heard.get():
@@ -59,11 +62,26 @@ def watch(nodes: tuple[str, ...], output: str) -> None:
         pass
 
 
-async def _complain(source: Source, fleet: Fleet) -> None:
-    """On stderr, what keeps the lines from coming, once per change."""
+def watched(fleet: Fleet, where: str, chosen: tuple[str, ...]) -> str:
+    """What the lines will be about, for somebody who waits for the first one."""
+    names = sorted(view.node for view in fleet.nodes.values() if not chosen or view.node in chosen)
+    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    many = f"{len(names)} node{'' if len(names) == 1 else 's'}"
+    text = (
+        f"watching {many}{f' ({listed})' if listed else ''} at {where}: a line for each change, until Ctrl-C"
+    )
+    unknown = [name for name in chosen if name not in names]
+    return text + (f"; not heard of yet: {', '.join(unknown)}" if unknown else "")
+
+
+async def _complain(source: Source, fleet: Fleet, chosen: tuple[str, ...]) -> None:
+    """On stderr: what is watched, then what keeps the lines from coming, once per change."""
     import asyncio
 
     said, left_out = "", 0
+    await source.settled.wait()
+    if not source.problem:
+        click.echo(printable(watched(fleet, source.name, chosen)), err=True)
     while True:
         if source.problem != said:
             said = source.problem
