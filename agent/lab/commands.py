@@ -331,6 +331,22 @@ def start_(who: str) -> None:
     control.start(here, members.names(here, who))
 
 
+@lab.command(
+    "roll",
+    epilog="\b\nExamples:\n  tortiectl lab roll\n  tortiectl lab roll speakers --at-once\n"
+    "  tortiectl lab stop etcd && tortiectl lab roll; tortiectl lab start etcd",
+)
+@click.argument("what", type=click.Choice(["nodes", "agents", "speakers"]), default="nodes")
+@click.option("--at-once", is_flag=True, help="All at the same time, not one node after the other.")
+@wait
+@plainly
+def roll_(what: str, at_once: bool, timeout: float) -> None:
+    """Restart agents and speakers as an update would, under traffic, and count the packets lost."""
+    from agent.lab.roll import roll
+
+    roll(Lab.from_environment(), what, at_once, timeout)
+
+
 @lab.command("logs", epilog="\b\nExamples:\n  tortiectl lab logs node-1/agent\n  tortiectl lab logs etcd -f")
 @click.argument("who", shell_complete=complete_processes)
 @click.option("-f", "--follow", is_flag=True)
