@@ -1,8 +1,8 @@
 """Registering this node in etcd, as calico-node's start-up does (node/pkg/lifecycle/startup).
 
-Creates the Node resource, or changes its BGP addresses, AS number and our annotation of its router ID by
-compare-and-swap: labels, other annotations and every field this agent does not know stay as they are, and so
-does an address that the settings only ask to keep.
+Creates the Node resource, or changes its BGP addresses, AS number, name in Kubernetes and our annotation of
+its router ID by compare-and-swap: labels, other annotations and every field this agent does not know stay as
+they are, and so does an address that the settings only ask to keep.
 """
 
 from __future__ import annotations
@@ -184,8 +184,30 @@ def put_router_id(node: Json, router_id: str | None) -> bool:
     return True
 
 
+def put_kubernetes_name(node: Json, name: str | None) -> bool:
+    """Write this node's name in Kubernetes into a Node's spec.orchRefs, as calico-node does: so others know
+    whose podCIDRs are ours, and a Node that Kubernetes no longer has can be told from one it never had. Where
+    no name is set, what stands there stays. Whether that changed it. Raises CannotRegister.
+    """
+    if name is None:
+        return False
+    spec = _section(node, "spec")
+    references = spec.get("orchRefs") or []
+    wanted = {"nodeName": name, "orchestrator": "k8s"}
+    if not isinstance(references, list):
+        raise CannotRegister(
+            f"this node's Node resource: spec.orchRefs is {quoted(references)}, not a list; correct it"
+        )
+    if wanted in references:
+        return False
+    others = [one for one in references if not (isinstance(one, dict) and one.get("orchestrator") == "k8s")]
+    spec["orchRefs"] = [*others, wanted]
+    return True
+
+
 def _put(node: Json, choices: dict[IpVersion, Choice], settings: Settings) -> bool:
     changed = put_own(node, choices, settings.asn)
+    changed |= put_kubernetes_name(node, settings.kubernetes_name)
     return put_router_id(node, settings.router_id) or changed
 
 

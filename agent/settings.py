@@ -21,6 +21,7 @@ from agent.settings_values import (
     address_setting,
     listen_address,
     log_level,
+    networks,
     origin_validation,
     router_id,
     switch,
@@ -30,7 +31,7 @@ from agent.telemetry.broker import DEFAULT_CLUSTER, DEFAULT_TOPIC, Broker, Broke
 from felix_like.datastore import fields
 from felix_like.datastore.config import ConfigError, EtcdConfig
 from felix_like.datastore.keys import check_name, quoted
-from felix_like.model.address import Asn
+from felix_like.model.address import Asn, Prefix
 from felix_like.model.desired import DEFAULT_ROUTE_PRIORITY, LocalNode
 
 NODENAME_FILE = "/var/lib/calico/nodename"
@@ -62,6 +63,12 @@ TABLE = (
     Setting("AS", "", "AS number to write into the Node. Empty: what the Node has, or else the cluster's."),
     Setting("CALICO_ROUTER_ID", "", "BGP identifier: a dotted quad (noted in the Node as annotation "
             "tortie/router-id), or `hash` of the node's name. Empty: the IPv4 address."),
+    Setting("CALICO_K8S_NODE_REF", "", "This node's name in Kubernetes, noted in the Node (spec.orchRefs). "
+            "Empty: the same name."),
+    Setting("CALICO_ADVERTISE_CLUSTER_IPS", "", "Comma list of CIDRs that stands in place of the default "
+            "BGPConfiguration's serviceClusterIPs."),
+    Setting("USE_POD_CIDR", "false", "Pods' addresses come from the nodes' podCIDRs (host-local IPAM): "
+            "these are announced, and IPAM's blocks count for nothing."),
     Setting("ETCD_ENDPOINTS", "http://127.0.0.1:2379", "Comma list of etcd's members, http:// or https://. "
             "Also read, for this and the next five: CALICO_ETCD_…, FELIX_ETCD…, calicoctl.cfg."),
     Setting("ETCD_CA_CERT_FILE", "", "PEM file of the authority that signed etcd's certificates."),
@@ -117,7 +124,7 @@ _OURS = re.compile(
 )
 """Read elsewhere in this project, so not "not used"."""
 _CALICO_NODE = re.compile(
-    r"FELIX_\w+|TORTIE_\w+|CALICO_(NETWORKING_BACKEND|K8S_NODE_REF|DISABLE_FILE_LOGGING|MANAGE_CNI)"
+    r"FELIX_\w+|TORTIE_\w+|CALICO_(NETWORKING_BACKEND|DISABLE_FILE_LOGGING|MANAGE_CNI)"
     r"|CALICO_IPV[46]POOL_\w+|CLUSTER_TYPE|WAIT_FOR_DATASTORE|NO_DEFAULT_POOLS|AUTODETECT_POLL_INTERVAL"
 )
 """What whoever sets it expects to have an effect."""
@@ -136,6 +143,11 @@ class Settings:
     asn: Asn | None = None
     router_id: str | None = None
     """None, "hash" or a dotted quad."""
+    kubernetes_name: str | None = None
+    """None: as `nodename`."""
+    cluster_ips: tuple[Prefix, ...] | None = None
+    """None: the BGPConfiguration says."""
+    use_pod_cidr: bool = False
     etcd: EtcdConfig
     log_level: int
     """As the standard library's logging counts."""
@@ -162,6 +174,9 @@ class Settings:
             prefix_limit=self.prefix_limit,
             hold_time=self.hold_time,
             route_priority=self.route_priority,
+            kubernetes_name=self.kubernetes_name,
+            cluster_ips=self.cluster_ips,
+            use_pod_cidr=self.use_pod_cidr,
         )
 
 
@@ -187,6 +202,9 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
         check_node_ip=not switch("DISABLE_NODE_IP_CHECK", text("DISABLE_NODE_IP_CHECK")),
         asn=_asn(text("AS")),
         router_id=router_id("CALICO_ROUTER_ID", text("CALICO_ROUTER_ID")),
+        kubernetes_name=_kubernetes_name(text("CALICO_K8S_NODE_REF")),
+        cluster_ips=networks("CALICO_ADVERTISE_CLUSTER_IPS", text("CALICO_ADVERTISE_CLUSTER_IPS")),
+        use_pod_cidr=switch("USE_POD_CIDR", text("USE_POD_CIDR")),
         etcd=_etcd(values, calicoctl_file),
         log_level=_log_level(values),
         run_dir=run_dir,
@@ -226,6 +244,13 @@ def _nodename(values: Mapping[str, str], hostname: str) -> str:
         return check_name(name)
     except ValueError as error:
         raise SettingsError(f"{setting}: {error}") from None
+
+
+def _kubernetes_name(text: str) -> str | None:
+    try:
+        return check_name(text) if text else None
+    except ValueError as error:
+        raise SettingsError(f"CALICO_K8S_NODE_REF: {error}") from None
 
 
 def _read_nodename(values: Mapping[str, str]) -> str:

@@ -112,6 +112,22 @@ def router_id(name: str, text: str) -> str | None:
     return str(address)
 
 
+def networks(name: str, text: str) -> tuple[Prefix, ...] | None:
+    """A comma list of CIDRs, each once; None: nothing was set."""
+    if not text:
+        return None
+    found: dict[Prefix, None] = {}
+    for part in text.split(","):
+        try:
+            found[Prefix.parse(part.strip())] = None
+        except ValueError:
+            raise SettingsError(
+                f"{name}: {quoted(part.strip())} is not a network; use a comma list such as "
+                "10.96.0.0/12,fd00:96::/112"
+            ) from None
+    return tuple(found)
+
+
 def switch(name: str, text: str) -> bool:
     value = _SWITCH.get(text.lower())
     if value is None:

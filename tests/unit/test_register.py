@@ -16,6 +16,7 @@ from agent.register import (
     Own,
     choose,
     held,
+    put_kubernetes_name,
     put_own,
     put_router_id,
     refuse_duplicates,
@@ -186,6 +187,23 @@ def test_annotations_of_another_kind_are_not_overwritten() -> None:
     assert not put_router_id(odd, None)
     with pytest.raises(CannotRegister, match=r"annotations is .* not an object"):
         put_router_id(odd, "9.9.9.9")
+
+
+def test_the_name_in_kubernetes_is_noted_beside_other_orchestrators_names() -> None:
+    current = node("10.0.0.1/24")
+    assert not put_kubernetes_name(current, None)
+    assert put_kubernetes_name(current, "worker-1")
+    assert current["spec"]["orchRefs"] == [{"nodeName": "worker-1", "orchestrator": "k8s"}]
+    assert not put_kubernetes_name(current, "worker-1")
+    current["spec"]["orchRefs"].insert(0, {"nodeName": "vm-7", "orchestrator": "openstack"})
+    assert put_kubernetes_name(current, "worker-2")
+    assert current["spec"]["orchRefs"] == [
+        {"nodeName": "vm-7", "orchestrator": "openstack"},
+        {"nodeName": "worker-2", "orchestrator": "k8s"},
+    ]
+    assert not put_kubernetes_name(current, None), "what stands there stays"
+    with pytest.raises(CannotRegister, match=r"orchRefs is 'x', not a list"):
+        put_kubernetes_name({"spec": {"orchRefs": "x"}}, "worker-1")
 
 
 @pytest.mark.parametrize("spec", [{}, {"spec": None}, {"spec": {"bgp": None}}])

@@ -12,7 +12,7 @@ from agent.autodetect import Method
 from agent.settings import Settings, load
 from agent.settings_file import parse
 from agent.settings_values import Fixed, SettingsError
-from felix_like.model.address import Address
+from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import LocalNode
 
 
@@ -61,6 +61,9 @@ def test_everything_set(nowhere: dict[str, str]) -> None:
             "DISABLE_NODE_IP_CHECK": "true",
             "AS": "1.1",
             "CALICO_ROUTER_ID": "hash",
+            "CALICO_K8S_NODE_REF": "worker-1",
+            "CALICO_ADVERTISE_CLUSTER_IPS": "10.96.0.0/12, fd00:96::/112,10.96.0.0/12",
+            "USE_POD_CIDR": "true",
             "CALICO_ETCD_ENDPOINTS": "http://10.0.0.9:2379",
             "FELIX_LOGSEVERITYSCREEN": "WARNING",
             "CALICO_STARTUP_LOGLEVEL": "DEBUG",
@@ -84,7 +87,14 @@ def test_everything_set(nowhere: dict[str, str]) -> None:
     assert got.state_dir == Path("/tmp/x")  # agents with run directories of their own share no snapshot
     assert got.origin_validation == "observe"
     assert got.local_node == LocalNode(
-        name="Node.1", router_id="hash", prefix_limit=10, hold_time=0, route_priority=50
+        name="Node.1",
+        router_id="hash",
+        prefix_limit=10,
+        hold_time=0,
+        route_priority=50,
+        kubernetes_name="worker-1",
+        cluster_ips=(Prefix.parse("10.96.0.0/12"), Prefix.parse("fd00:96::/112")),
+        use_pod_cidr=True,
     )
 
 
@@ -135,6 +145,10 @@ WRONG = [
     ("CALICO_ROUTER_ID", "0.0.0.0"),
     ("CALICO_ROUTER_ID", "fd00::1"),
     ("CALICO_ROUTER_ID", "Hash?"),
+    ("CALICO_K8S_NODE_REF", "worker/1"),
+    ("CALICO_ADVERTISE_CLUSTER_IPS", "10.96.0.1/12"),
+    ("CALICO_ADVERTISE_CLUSTER_IPS", "10.96.0.0/12,"),
+    ("USE_POD_CIDR", "always"),
     ("ETCD_ENDPOINTS", "10.0.0.1:2379"),
     ("ETCD_CA_CERT_FILE", "/nonexistent/ca.pem"),
     ("FELIX_LOGSEVERITYSCREEN", "loud"),

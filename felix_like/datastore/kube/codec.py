@@ -14,7 +14,7 @@ import msgspec
 from felix_like.calc.snapshot import KubernetesResource, Malformed
 from felix_like.datastore.keys import check_name, quoted
 from felix_like.datastore.kube import shapes
-from felix_like.datastore.kube.informer import Collection
+from felix_like.datastore.kube.collection import Collection
 from felix_like.model.address import Address, IpVersion, Prefix
 from felix_like.model.desired import LocalNode
 from felix_like.model.service import EndpointSlice, KubernetesNode, Service, TrafficPolicy
