@@ -19,8 +19,12 @@ QUARREL = 5
 
 @dataclass(slots=True)
 class Backlog:
-    """Keys that wait for their turn. A key in work is not handed out again before `done` or `failed`."""
+    """Keys that wait for their turn. A key in work is not handed out again before `done` or `failed`.
 
+    What is wanted goes first: so a copy is made before one is deleted whose object went while nobody looked.
+    """
+
+    _first: dict[str, None] = field(default_factory=dict)
     _ready: dict[str, None] = field(default_factory=dict)
     _delayed: dict[str, float] = field(default_factory=dict)
     _alarms: list[tuple[float, str]] = field(default_factory=list)
@@ -32,13 +36,15 @@ class Backlog:
     _purged_at: float = 0.0
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._delayed) + len(self._busy)
+        return len(self._first) + len(self._ready) + len(self._delayed) + len(self._busy)
 
     def wanted(self, key: str, now: float) -> None:
         """What should be there has changed: at once, whatever was before."""
         self._failures.pop(key, None)
         self._written.pop(key, None)
         self._put(key, now, now)
+        if self._ready.pop(key, 0) is None:
+            self._first[key] = None
 
     def found(self, key: str, now: float) -> None:
         """What is there has changed: at once, or later when we have written it a moment ago."""
@@ -47,23 +53,24 @@ class Backlog:
         self._put(key, max(now, at + _pause(count)) if again else now, now)
 
     def take(self, now: float, most: int) -> list[str]:
-        """Keys whose turn it is; the longest waiting first."""
+        """Keys whose turn it is; of each sort the longest waiting first."""
         while self._alarms and self._alarms[0][0] <= now:
             due, key = heapq.heappop(self._alarms)
             if self._delayed.get(key) == due:
                 del self._delayed[key]
                 self._ready[key] = None
         taken: list[str] = []
-        while self._ready and len(taken) < most:
-            key = next(iter(self._ready))
-            del self._ready[key]
-            self._busy[key] = None
-            taken.append(key)
+        for queue in (self._first, self._ready):
+            while queue and len(taken) < most:
+                key = next(iter(queue))
+                del queue[key]
+                self._busy[key] = None
+                taken.append(key)
         return taken
 
     def next_due(self) -> float | None:
         """When the next key's turn comes; None: none waits."""
-        if self._ready:
+        if self._first or self._ready:
             return 0.0
         while self._alarms and self._delayed.get(self._alarms[0][1]) != self._alarms[0][0]:
             heapq.heappop(self._alarms)
@@ -99,10 +106,12 @@ class Backlog:
         if key in self._busy:
             before = self._busy[key]
             self._busy[key] = due if before is None else min(before, due)
+        elif key in self._first or key in self._ready:
+            pass
         elif due <= now:
             self._delayed.pop(key, None)
             self._ready[key] = None
-        elif key not in self._ready and due < self._delayed.get(key, float("inf")):
+        elif due < self._delayed.get(key, float("inf")):
             self._delayed[key] = due
             heapq.heappush(self._alarms, (due, key))
 

@@ -370,6 +370,17 @@ def test_each_key_gets_one_turn_the_first_first() -> None:
     assert len(backlog) == 0
 
 
+def test_what_is_wanted_goes_before_what_was_found() -> None:
+    backlog = Backlog()
+    for key in ("gone", "old"):
+        backlog.found(key, 0.0)
+    for key in ("new", "old", "new"):
+        backlog.wanted(key, 0.0)
+    backlog.found("new", 0.0)
+    assert len(backlog) == 3
+    assert backlog.take(0.0, 3) == ["new", "old", "gone"]
+
+
 def test_a_key_named_while_in_work_gets_another_turn_afterwards() -> None:
     for end in ("done", "failed"):
         backlog = Backlog()
