@@ -15,7 +15,7 @@ A change of one service or of one of its slices costs that service alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
@@ -28,7 +28,6 @@ from felix_like.calc.service_ranges import ServiceRanges, covering
 from felix_like.calc.snapshot import Snapshot
 from felix_like.model.address import Address, IpVersion, Prefix
 from felix_like.model.desired import LocalNode
-from felix_like.model.node import Node
 from felix_like.model.path import Attributes
 from felix_like.model.service import Service, ServiceId, TrafficPolicy
 from felix_like.model.verdict import No, Refusal, Verdict, Yes
@@ -62,8 +61,8 @@ class ServiceRules:
     ranges: ServiceRanges
     excluded: str = ""
     """Why this node advertises no service at all; empty: it does."""
-    node: Node | None = None
-    """This node; None while it has no usable Node resource."""
+    next_hops: Mapping[IpVersion, Address] = field(default_factory=dict)
+    """This node's own addresses; none while it has no usable Node resource."""
     unexported: tuple[tuple[Prefix, str], ...] = ()
     """CIDR and name of the pools with disableBGPExport."""
     community_rules: tuple[tuple[Prefix, frozenset[tuple[int, ...]]], ...] = ()
@@ -104,30 +103,44 @@ class Services:
     # -- deciding -----------------------------------------------------------------------------------
 
     def adopt(self, rules: ServiceRules | None, *, anew: bool = False) -> set[Prefix]:
-        """Decide by these rules from now on; returns what changed in `originated`. `anew`: also when they are
-        the same, because the ownership differs."""
-        if rules == self.rules and not anew:
+        """Decide by these rules from now on; returns what changed in `originated`. `anew`: the ownership
+        differs, so what was wanted or refused may be the other way now."""
+        if rules != self.rules:
+            self.rules = rules
+            self._answers.clear()
+            self._wanted.clear()
+            self._ranges()
+            self._decide(self._snapshot.services)
+            return self._settle({*self.originated, *self._whole, *self._wanted})
+        if not anew:
             return set()
-        before = dict(self.originated)
-        self.rules, self._refusals = rules, None
-        self._answers.clear()
-        self._wanted.clear()
+        before = self._whole
         self._ranges()
-        self._decide(self._snapshot.services)
-        self.originated.clear()
-        for prefix in (*self._whole, *self._wanted):
-            self._originate(prefix)
-        return {p for p in before.keys() | self.originated.keys() if before.get(p) != self.originated.get(p)}
+        return self._settle(self._decide(tuple(self._answers)) | (before ^ self._whole))
 
     def update(self, services: Iterable[ServiceId]) -> set[Prefix]:
         """These services differ, or their endpoints do; returns what changed in `originated`."""
-        if self.rules is None:
-            return set()
-        moved = self._decide(services)
-        changed = {prefix for prefix in moved if self._stands(prefix) != (prefix in self.originated)}
-        for prefix in changed:
-            self._originate(prefix)
+        return self._settle(self._decide(services)) if self.rules is not None else set()
+
+    def _settle(self, prefixes: Iterable[Prefix]) -> set[Prefix]:
+        """Advertise these or not, as it stands now; returns those that differ."""
+        changed = set()
+        for prefix in prefixes:
+            before, now = self.originated.get(prefix), self._attributes(prefix)
+            if before == now:
+                continue
+            changed.add(prefix)
+            if now is None:
+                del self.originated[prefix]
+            else:
+                self.originated[prefix] = now
         return changed
+
+    def _attributes(self, prefix: Prefix) -> Attributes | None:
+        rules = self.rules
+        if rules is None or (prefix not in self._wanted and prefix not in self._whole):
+            return None
+        return rules.communities.attributes(prefix, rules.next_hops[prefix.version])
 
     def _decide(self, services: Iterable[ServiceId]) -> set[Prefix]:
         """Returns the prefixes that somebody wants now or no longer."""
@@ -151,22 +164,9 @@ class Services:
             moved |= before.prefixes ^ now.prefixes
         return moved
 
-    def _stands(self, prefix: Prefix) -> bool:
-        return prefix in self._wanted or prefix in self._whole
-
-    def _originate(self, prefix: Prefix) -> None:
-        rules = self.rules
-        next_hop = (
-            rules.node.address(prefix.version) if rules is not None and rules.node is not None else None
-        )
-        if rules is None or next_hop is None or not self._stands(prefix):
-            self.originated.pop(prefix, None)
-        else:
-            self.originated[prefix] = rules.communities.attributes(prefix, next_hop)
-
     def _ranges(self) -> None:
         """The ranges that every node advertises as they are."""
-        self._whole, self._range_refusals = frozenset(), ()
+        self._whole, self._range_refusals, self._refusals = frozenset(), (), None
         rules = self.rules
         if rules is None or rules.excluded:
             return
@@ -241,8 +241,7 @@ class Services:
         for cidr, name in rules.unexported:
             if cidr.covers(prefix):
                 return Fault(f"IPPool {quoted(name)} has disableBGPExport")
-        next_hop = rules.node.address(prefix.version) if rules.node is not None else None
-        if next_hop is None or not usable_address(next_hop):
+        if prefix.version not in rules.next_hops:
             return Fault(f"this node has no IPv{prefix.version} address to be the next hop")
         return Yes()
 
@@ -319,7 +318,11 @@ def service_rules(snapshot: Snapshot, local: LocalNode, ranges: ServiceRanges) -
     return ServiceRules(
         ranges=ranges,
         excluded=EXCLUDED if node is not None and is_excluded(node.labels) else "",
-        node=node,
+        next_hops={
+            address.version: address
+            for address in (node.addresses if node is not None else ())
+            if usable_address(address)
+        },
         unexported=tuple(
             sorted((pool.cidr, pool.name) for pool in snapshot.pools.values() if pool.disable_bgp_export)
         ),
