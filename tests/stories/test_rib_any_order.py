@@ -1,6 +1,6 @@
-"""Whatever order etcd, the speaker and the kernel tell their news in, the end is the same.
+"""Whatever order etcd, Kubernetes, the speaker and the kernel tell their news in, the end is the same.
 
-Each etcd key, each peer and each next hop has news of its own, in its own order; hypothesis shuffles them
+Each key, each peer and each next hop has news of its own, in its own order; hypothesis shuffles them
 together, repeats batches and takes outcomes at odd moments. The final kernel table, adverts, verdicts and
 Desired must be those of a graph that was told only the last state.
 """
@@ -15,8 +15,20 @@ from hypothesis import strategies as st
 
 from felix_like.calc.snapshot import Change
 from felix_like.model.bgp import ClusterInformation
+from felix_like.model.service import EXCLUDE_LABEL
 from tests.support.rib_world import Driver, ip, net, path, session, unrevised
-from tests.support.stories import affinity, bgp_peer, block, configuration, key_of, node, pool
+from tests.support.stories import (
+    affinity,
+    bgp_peer,
+    block,
+    configuration,
+    endpoints,
+    key_of,
+    kubernetes_node,
+    node,
+    pool,
+    service,
+)
 
 X, Y, Z, X6 = "10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26", "fd00:10::/122"
 A4, B4, C4, R4, TOR, B6 = "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.9", "192.0.2.254", "fd00::2"
@@ -31,6 +43,20 @@ def store(*values: Any) -> list[TELL]:
         return lambda world: world.graph.on_datastore([Change(key, value, revision)], True)
 
     return [tell(value, revision) for revision, value in enumerate(values, 1)]
+
+
+def kube(*values: Any) -> list[TELL]:
+    """The same for a key of Kubernetes."""
+    key = next(key_of(value) for value in values if value is not None)
+
+    def tell(value: Any) -> TELL:
+        return lambda world: world.graph.on_kubernetes([Change(key, value)], True)
+
+    return [tell(value) for value in values]
+
+
+def kube_stale(reason: str | None) -> TELL:
+    return lambda world: world.graph.on_kubernetes_stale(reason)
 
 
 def learned(peer: str, attributes: Any, *prefixes: str) -> TELL:
@@ -99,12 +125,21 @@ NEWS: tuple[list[TELL], ...] = (
     [up(R4), learned(R4, reflect(B4), X), learned(R4, reflect(C4), Y, X), learned(R4, reflect(B4), X)],
     [cut(B4, off=True), cut(B4, off=False)],
     [cut(C4, off=True)],
+    kube(service("web", "10.98.0.10"), service("web", "10.98.0.10", "fd00:98::10", local=True)),
+    kube(endpoints("web", elsewhere=True), endpoints("web", here=1), endpoints("web", here=2)),
+    kube(endpoints("web", here=1, part="2"), None),
+    kube(service("gone", "10.98.0.11", local=True), None),
+    kube(endpoints("gone", here=1)),
+    kube(service("far", "10.98.0.12", local=True)),
+    kube(endpoints("far", here=1), endpoints("far", elsewhere=True)),
+    kube(kubernetes_node("a", **{EXCLUDE_LABEL: "true"}), kubernetes_node("a")),
+    [kube_stale("connection refused"), kube_stale(None)],
 )  # fmt: skip
 TURNS = [number for number, news in enumerate(NEWS) for _ in news]
 
 
 def told(turns: list[int], takes: set[int], twice: set[int]) -> Driver:
-    world = Driver()
+    world = Driver(kubernetes=True)
     left = [iter(news) for news in NEWS]
     for moment, number in enumerate(turns):
         tell = next(left[number])
@@ -127,8 +162,8 @@ def test_the_end_that_all_orders_must_reach() -> None:
         X6: f"via {B6}",
         "203.0.113.0/24": f"via {TOR}",
     }
-    range_of_services = "10.98.0.0/16"
-    mine = {Z, range_of_services}
+    range_of_services, web = "10.98.0.0/16", "10.98.0.10/32"
+    mine = {Z, range_of_services, web}
     assert PLAIN.adverts() == {B4: mine, C4: mine, R4: mine, TOR: {X, *mine}}
     verdicts = PLAIN.verdicts()
     assert verdicts[f"{B4} {X}"] == "valid"
