@@ -116,10 +116,10 @@ class Term:
     async def look(self, now: float) -> bool:
         """One look, and what follows from it. True: there is more to do at once. Raises EtcdError."""
         state = await ipam_state(self._own._etcd)
+        self._grace = self._own._grace if self._own._grace is not None else _default(state.leak_grace)
         if state.locked:
             self._deeds.trouble(self._own.name, f"{state.locked}: nothing is collected")
             return False
-        self._grace = self._own._grace if self._own._grace is not None else _default(state.leak_grace)
         cluster, doubt = self._cluster()
         judged = garbage.judge(state, cluster, since=self._since, now=now, grace=self._grace)
         self._since = garbage.remembered(judged)

@@ -87,6 +87,8 @@ class KubeView:
         """Why what is known must not be acted on; empty: it may."""
         if self._stale is not None:
             return f"what Kubernetes has is not known: {self._stale}"
+        if not self._informer.in_sync:
+            return "what Kubernetes has is being listed again"
         for path, reason in self._informer.refused.items():
             return f"{path} of Kubernetes cannot be followed: {reason}"
         for key, value in self._keys.items():
