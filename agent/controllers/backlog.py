@@ -137,7 +137,7 @@ class Doubt:
         """The number of objects before and after a batch; `first` for the first answer."""
         if after:
             self.since = None
-        elif self.since is None and (first or before > 1):
+        elif first or before > 1:
             self.since = now
 
     def until(self) -> float:

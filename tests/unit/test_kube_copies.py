@@ -55,6 +55,7 @@ def with_spec(**changes: Any) -> dict[str, Any]:
     [
         with_spec(tier="default"),
         with_spec(order=1000.0),
+        stored(spec=dict(reversed(stored()["spec"].items()))),
         with_spec(egress=[]),
         with_spec(egress=None, performanceHints=[]),
         with_spec(serviceAccountSelector=""),
