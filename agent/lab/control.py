@@ -49,10 +49,16 @@ def launch(lab: Lab) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and child.poll() is None:
-        if lab.control_socket.exists() and running(lab):
-            return
-        time.sleep(0.02)
+    try:
+        while time.monotonic() < deadline and child.poll() is None:
+            if lab.control_socket.exists() and running(lab):
+                return
+            time.sleep(0.02)
+    except BaseException:
+        # Ctrl-C: one that has not said yet who it is could not be found by `lab down`.
+        child.kill()
+        child.wait()
+        raise
     child.kill()
     child.wait()
     raise LabError(f"the lab's supervisor did not start; its log is {log}: {_tail(log)}")
@@ -143,6 +149,10 @@ def _ask(lab: Lab, request: dict[str, Any]) -> dict[str, Any]:
     except PermissionError:
         raise LabError("only root may control the lab: run it with sudo") from None
     except (OSError, ValueError) as error:
+        if not lab.state_file.exists():
+            raise LabError(
+                f"there is no lab in {lab.folder}: start one with 'tortiectl lab up' (or 'make lab')"
+            ) from None
         raise LabError(
             f"the lab's supervisor does not answer ({error}): 'tortiectl lab down', then 'tortiectl lab up'"
         ) from None

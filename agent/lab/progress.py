@@ -27,6 +27,7 @@ class Step:
         self._start = time.monotonic()
         self._told = self._start
         self._width = 0
+        self._last = ""
         self.result = ""
         """Shown behind the step when it is done."""
         if self._live:
@@ -34,11 +35,13 @@ class Step:
 
     def news(self, text: str) -> None:
         now = time.monotonic()
+        if not self._last:
+            self._last = text  # where it begins is no news
         if self._live and now - self._told > 0.1:
             self._told = now
             self._write(f"  {self._label} … {text}")
-        elif not self._live and now - self._told > EVERY:
-            self._told = now
+        elif not self._live and now - self._told > EVERY and text != self._last:
+            self._told, self._last = now, text
             self._out.write(f"  {self._label}: {text}\n")
             self._out.flush()
 

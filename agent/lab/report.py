@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,33 +19,39 @@ from agent.lab.plan import Lab, LabError
 from agent.lab.state import LabNode, State
 from felix_like.model.address import Address, Prefix
 
-HEADER = ("NODE", "ADDRESSES", "BLOCKS", "SESSIONS", "ROUTES", "PODS", "PROCESSES")
-SHORT_HEADER = ("NODE", "IPV4", "IPV6", "BLOCKS", "SESSIONS", "ROUTES", "PODS", "PROCESSES")
+HEADER = ("NODE", "ADDRESSES", "BLOCKS", "PEERS", "ROUTES", "PODS", "RUNNING")
+SHORT_HEADER = ("NODE", "IPV4", "BLOCKS", "PEERS", "ROUTES", "RUNNING")
 MANY = 8
 """With more nodes each gets one line."""
+WIDTH = 80
 ASK = 2.0
 LOG_LINES = 5
 
 
-def table(lab: Lab, state: State, holders: expect.Holders, processes: Mapping[str, UnitReport]) -> str:
-    """A small lab in full, a large one with a line for each node."""
-    expected = expect.routes(lab, state.nodes, holders)
+def table(lab: Lab, state: State, holders: expect.Holders | None, processes: Mapping[str, UnitReport]) -> str:
+    """A small lab in full, a large one with a line for each node; below it what has died or does not run.
+
+    `holders` None: etcd does not say.
+    """
+    expected = expect.routes(lab, state.nodes, holders or {})
     rows: list[Sequence[str]] = []
     for node in state.nodes:
         blocks = sorted(
-            (p for p, holder in holders.items() if holder == node.name), key=lambda p: (p.version, p)
+            (p for p, holder in (holders or {}).items() if holder == node.name), key=lambda p: (p.version, p)
         )
-        seen = [
-            sessions(lab, node),
-            _installed(lab, node, expected[lab.namespace(node.name)]),
-            str(len(node.pods)),
-        ]
+        routes = "-" if holders is None else _installed(lab, node, expected[lab.namespace(node.name)])
+        seen = [sessions(lab, node), routes]
         states = [_process(processes, f"{node.name}/{role}") for role in ("agent", "speaker")]
         if len(state.nodes) > MANY:
-            rows.append([node.name, node.ipv4, node.ipv6, str(len(blocks)), *seen, ", ".join(states)])
+            count = "-" if holders is None else str(len(blocks))
+            rows.append([node.name, node.ipv4, count, *seen, ", ".join(states)])
         else:
-            rows += _rows(node, [str(block) for block in blocks], seen, states)
-    return columns(SHORT_HEADER if len(state.nodes) > MANY else HEADER, rows)
+            texts = [str(block) for block in blocks] if holders is not None else ["-"]
+            rows += _rows(node, texts, [*seen, str(len(node.pods))], states)
+    lines = [columns(SHORT_HEADER if len(state.nodes) > MANY else HEADER, rows)]
+    if notes := _notes(processes.values()):
+        lines += ["", *notes]
+    return "\n".join(lines)
 
 
 def _rows(node: LabNode, blocks: list[str], seen: list[str], states: list[str]) -> list[Sequence[str]]:
@@ -64,14 +71,27 @@ def _rows(node: LabNode, blocks: list[str], seen: list[str], states: list[str]) 
 
 
 def _process(processes: Mapping[str, UnitReport], name: str) -> str:
+    """`agent 2m5s`, `speaker stopped`: short; the notes say why."""
     role = name.rpartition("/")[2]
     unit = processes.get(name)
     if unit is None:
         return f"{role} unknown"
-    if unit.state != "running":
-        return f"{role} {unit.state}{f' ({unit.last_end})' if unit.last_end else ''}"
-    text = f"{role} up {duration(time.time() - unit.since)}"
-    return f"{text}, died {unit.deaths}x ({unit.last_end})" if unit.deaths else text
+    return f"{role} {duration(time.time() - unit.since) if unit.state == 'running' else unit.state}"
+
+
+def _notes(units: Iterable[UnitReport]) -> list[str]:
+    """A sentence for each process that has died or does not run."""
+    lines = []
+    for unit in units:
+        said = []
+        if unit.state != "running":
+            said.append({"waiting": "waits for its next start"}.get(unit.state, f"is {unit.state}"))
+        if unit.deaths:
+            said.append(f"died {unit.deaths} time{'s' if unit.deaths > 1 else ''}, last: {unit.last_end}")
+        if said:
+            text = f"{unit.name} {'; '.join(said)}"
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
 
 
 def sessions(lab: Lab, node: LabNode) -> str:

@@ -21,6 +21,8 @@ from agent.lab.plan import (
 )
 from agent.lab.progress import Step, counted, step
 from agent.lab.state import LabNode, Pod, State
+from agent.settings import load
+from agent.settings_values import SettingsError
 from felix_like.model.address import Address
 
 BROKER_SECONDS = 5.0
@@ -34,13 +36,30 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
     for command in ("tortie-agent", "tortie-speaker"):
         processes.find(command)
     planned = [plan_node(index, node_name(index), pods) for index in range(1, nodes + 1)]
+    check_settings(lab, planned[0], extra)
+    made = State(nodes=planned, created=time.time(), settings=dict(extra))
+    try:
+        _make(lab, made, pods, timeout)
+    except KeyboardInterrupt:
+        # What was half made, an event loop say, would complain on stderr when it is collected.
+        sys.unraisablehook = lambda _: None
+        raise LabError(
+            "stopped halfway: 'tortiectl lab down' (or 'make lab-down') removes what is there"
+        ) from None
+    print()
+    print(report.table(lab, made, cluster.holders(lab), control.units(lab)))
+    print()
+    print(report.try_next(made))
+
+
+def _make(lab: Lab, made: State, pods: int, timeout: float) -> None:
+    nodes = len(made.nodes)
     with state.locked(lab):
-        made = State(nodes=planned, created=time.time(), settings=dict(extra))
         state.save(lab, made)
         share_with_caller(lab.folder)
         raise_limits(lab, made)
         with step(f"{counted(nodes, 'node')} and {counted(nodes * pods, 'pod')} in network namespaces"):
-            build(lab, planned, first=True)
+            build(lab, made.nodes, first=True)
         with step("etcd") as current:
             control.launch(lab)
             control.add(lab, [processes.etcd(lab)])
@@ -48,19 +67,28 @@ def up(lab: Lab, nodes: int, pods: int, timeout: float, extra: Mapping[str, str]
             publish_etcd(lab)
         with step("pools, blocks and pod addresses in the datastore") as current:
             cluster.prepare(lab)
-            cluster.furnish(lab, planned, lambda done: current.news(f"{done} of {counted(nodes, 'node')}"))
+            cluster.furnish(lab, made.nodes, lambda done: current.news(f"{done} of {counted(nodes, 'node')}"))
             state.save(lab, made)
         with step("pod addresses and gateways"):
-            address_pods(lab, planned)
+            address_pods(lab, made.nodes)
         start_broker(lab)
-        start_processes(lab, planned, made)
+        start_processes(lab, made.nodes, made)
         prove(lab, made, timeout)
         made.complete = True
         state.save(lab, made)
-    print()
-    print(report.table(lab, made, cluster.holders(lab), control.units(lab)))
-    print()
-    print(report.try_next(made))
+
+
+def check_settings(lab: Lab, node: LabNode, extra: Mapping[str, str]) -> None:
+    """Read the settings as the agents will: better one sentence now than agents that end at once.
+
+    Raises LabError.
+    """
+    try:
+        settings = load(processes.node_environment(lab, node) | dict(extra), hostname=node.name)
+    except SettingsError as error:
+        raise LabError(f"the agents would not start: {error}") from None
+    for sentence in settings.not_used:
+        print(f"  warning: {sentence}", file=sys.stderr)
 
 
 def need_root() -> None:

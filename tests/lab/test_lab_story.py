@@ -55,6 +55,28 @@ def test_up_says_what_it_did_and_what_to_try(lab: RealLab) -> None:
     assert re.search(r"^node-3 +198\.18\.0\.13 .* 4/4 ", lab.first_words, re.MULTILINE)
 
 
+def test_status_fits_a_terminal_whatever_has_died(lab: RealLab) -> None:
+    lab.lab("kill", "node-1/agent")
+    lab.lab("stop", "node-2/speaker")
+    status = lab.lab("status")
+    assert "node-1/agent" in status
+    assert "died 1 time, last: killed by SIGKILL" in status
+    assert "node-2/speaker is stopped" in status
+    assert max(map(len, status.splitlines())) <= 80
+    lab.lab("start", "node-2/speaker")
+    until(lambda: lab.lab("status").count("4/4    4/4 ") == 3, "every session is established again", 90)
+
+
+def test_status_shows_the_rest_while_etcd_is_frozen(lab: RealLab) -> None:
+    lab.lab("kill", "etcd", "--signal", "STOP")
+    try:
+        status = lab.lab("status")
+    finally:
+        lab.lab("kill", "etcd", "--signal", "CONT")
+    assert "etcd runs but does not answer (frozen?): blocks and routes are not shown." in status
+    assert re.search(r"^node-3 +198\.18\.0\.13 +- +4/4 +- +2 +agent ", status, re.MULTILINE), status
+
+
 def test_every_kernel_routes_to_every_other_nodes_blocks(lab: RealLab) -> None:
     for version in (4, 6):
         every = blocks(lab, version)
@@ -97,6 +119,9 @@ def test_everybody_follows_a_claimed_block_and_a_released_one(lab: RealLab) -> N
     assert re.search(r"the route in 2 other kernels: \d+ ms", said)
     assert lab.learned("node-1")["10.65.200.0/26"] == "198.18.0.12"
     assert lab.learned("node-3")["10.65.200.0/26"] == "198.18.0.12"
+    again = lab.lab("claim", "node-2", "10.65.200.0/26")
+    assert "node-2 holds 10.65.200.0/26 already" in again
+    assert "claims" not in again
     lab.lab("release", "node-2", "10.65.200.0/26")
     for node in NODES:
         until(lambda node=node: "10.65.200.0/26" not in lab.routes(node), f"{node} forgot the block")

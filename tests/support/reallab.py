@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +48,28 @@ class RealLab:
 
     def lab(self, *arguments: str, code: int = 0, seconds: float = 180) -> str:
         return self.tortiectl("lab", *arguments, code=code, seconds=seconds)
+
+    def interrupted(self, *arguments: str, after: str, seconds: float = 180) -> tuple[int, str]:
+        """Run `lab …`, press Ctrl-C once it has said `after`: its exit status and whole output."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "agent.cli.main", "lab", *arguments],
+            env=self._environ | {"PYTHONUNBUFFERED": "1"},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # As from a terminal: a process group of its own, that does not ignore the signal.
+            process_group=0,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        ) as process:
+            assert process.stdout is not None
+            said = ""
+            while after not in said and (line := process.stdout.readline()):
+                said += line
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            rest, _ = process.communicate(timeout=seconds)
+        return process.returncode, said + rest
 
     def routes(self, node: str, version: int = 4) -> dict[str, dict[str, Any]]:
         """The node's main table, as the kernel tells `ip`."""

@@ -120,7 +120,7 @@ def test_the_end_takes_everybody_along(lab: Lab) -> None:
     control.end(lab)
     assert not any(alive(pid) for pid in pids)
     assert not lab.control_socket.exists()
-    with pytest.raises(LabError, match="does not answer"):
+    with pytest.raises(LabError, match="there is no lab"):
         control.units(lab)
     control.end(lab)
 
