@@ -220,6 +220,13 @@ OUTSIDE = (
     ),
     # Nobody asked for anything: then there is nothing to complain of.
     scene([A, B, PODS], ODD, endpoints("odd", here=1)),
+    scene([A, B, PODS], service("odd", "10.96.0.1", ignored=("it is odd",))),
+    scene(
+        [A, B, PODS, configuration(service_cluster_ips=nets("10.96.0.0/12"))],
+        service("odd", "10.96.0.1", ignored=("it is odd",)),
+        originated={"10.96.0.0/12"},
+        refusals=["Service default/odd: it is odd"],
+    ),
     scene(
         [A, B, PODS, configuration(service_load_balancer_ips=nets("192.0.2.0/25"))],
         originated=set(),
@@ -241,6 +248,63 @@ OUTSIDE = (
 @every_telling
 def test_what_would_do_harm_or_is_not_allowed_is_refused_by_name(telling, order, kubernetes_first):
     play(telling(OUTSIDE), order, KubeWorld(kubernetes_first=kubernetes_first))
+
+
+NEAR = service("near", "10.96.0.60", local=True, external=["192.0.2.3", "10.1.0.9", "172.16.0.9"])
+NEAR_RANGES = configuration(service_external_ips=nets("192.0.2.0/24", "192.0.2.0/28", "10.0.0.0/8"))
+NEAR_RANGES_TOO = configuration(
+    service_external_ips=nets("192.0.2.0/24", "192.0.2.0/28", "10.0.0.0/8", "172.16.0.0/12")
+)
+ALONE = {"192.0.2.0/24", "192.0.2.0/28", "10.0.0.0/8", "192.0.2.3/32", "10.1.0.9/32"}
+FAR = node("a", "198.18.0.1/24")
+OUT_OF_RANGE = (
+    "Service default/near: external IP 172.16.0.9 is not advertised: it lies outside serviceExternalIPs of "
+    "BGPConfiguration default (192.0.2.0/24, 192.0.2.0/28, 10.0.0.0/8). Add its range there, or take the "
+    "address off the service"
+)
+IN_THE_POOL = (
+    "Service default/near: external IP 10.1.0.9 is not advertised: "
+    "it lies in the pods' IP pool 10.1.0.0/16, which is more specific than the service range"
+)
+NEWCOMERS = (
+    scene([FAR, NEAR_RANGES], NEAR, endpoints("near", here=1), originated=ALONE, refusals=[OUT_OF_RANGE]),
+    scene(
+        [FAR, NEAR_RANGES, node("c", "192.0.2.3/24")],
+        NEAR,
+        endpoints("near", here=1),
+        originated=ALONE - {"192.0.2.0/28", "192.0.2.3/32"},
+        refusals=[
+            (
+                "BGPConfiguration default: service range 192.0.2.0/28 is not advertised: "
+                "it would take the traffic of node c's own address 192.0.2.3"
+            ),
+            OUT_OF_RANGE,
+            (
+                "Service default/near: external IP 192.0.2.3 is not advertised: "
+                "it would take the traffic of node c's own address 192.0.2.3"
+            ),
+        ],
+    ),
+    scene(
+        [FAR, NEAR_RANGES, PODS],
+        NEAR,
+        endpoints("near", here=1),
+        originated=ALONE - {"10.1.0.9/32"},
+        refusals=[IN_THE_POOL, OUT_OF_RANGE],
+    ),
+    scene(
+        [FAR, NEAR_RANGES_TOO],
+        NEAR,
+        endpoints("near", here=1),
+        originated={*ALONE, "172.16.0.0/12", "172.16.0.9/32"},
+    ),
+)
+
+
+@both_ways
+@every_telling
+def test_nodes_and_pools_that_come_and_go_take_service_routes_along(telling, order, kubernetes_first):
+    play(telling(NEWCOMERS), order, KubeWorld(kubernetes_first=kubernetes_first))
 
 
 def test_of_many_bad_services_some_are_named_and_the_others_counted() -> None:

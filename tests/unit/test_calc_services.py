@@ -270,6 +270,14 @@ def test_calico_advertise_cluster_ips_stands_in_place_of_the_configuration() -> 
     assert originated(world.settle()) == {MINE, "10.100.0.0/16", "10.100.0.1/32", str(BALANCERS)}
 
 
+def test_the_label_is_looked_for_at_this_node_s_name_in_kubernetes() -> None:
+    world = started(kubernetes_name="worker-1")
+    world.graph.on_kubernetes(told(kubernetes_node("a", **{EXCLUDE_LABEL: "true"})), True)
+    assert originated(world.settle()) == {MINE, *RANGES_ALONE}
+    world.graph.on_kubernetes(told(kubernetes_node("worker-1", **{EXCLUDE_LABEL: "true"})), True)
+    assert originated(world.settle()) == {MINE}
+
+
 @pytest.mark.parametrize(
     ("peer", "passed_on"),
     [
