@@ -66,23 +66,53 @@ _NOT_EXECUTED = ("failed to connect", "no leader", "not leader", "too many reque
 
 
 class Endpoint:
-    """One etcd member and its channel, which is opened on first use."""
+    """One etcd member and its channel, which is opened on first use.
 
-    def __init__(self, url: str, credentials: Callable[[], Any] | None) -> None:
+    Certificates are read anew when their files have changed and the channel is not connected: who renews them
+    need not restart us. A channel never does so by itself.
+    """
+
+    def __init__(self, url: str, config: EtcdConfig) -> None:
         self.url = url
         scheme, _, rest = url.partition("://")
         self._target = f"unix:{rest}" if scheme == "unix" else f"dns:///{rest}"
-        self._credentials = credentials
+        self._config = config
         self._channel: Any = None
+        self._made_of: object = None
+        """How the files were when the channel was made."""
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def channel(self) -> Any:
-        if self._channel is None:
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
-            else:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials(), options=_OPTIONS)
+        if self._channel is None or self._outdated():
+            self._open()
         return self._channel
+
+    def _outdated(self) -> bool:
+        return (
+            self._config.secure
+            and self._channel.get_state() is not _READY
+            and self._made_of != _stamp(self._config)
+        )
+
+    def _open(self) -> None:
+        """Raises OSError when there is no channel yet and no certificate."""
+        if not self._config.secure:
+            self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+            return
+        made_of = _stamp(self._config)
+        try:
+            made = grpc.aio.secure_channel(self._target, _credentials(self._config), options=_OPTIONS)
+        except OSError:
+            if self._channel is None:
+                raise
+            return  # they are being replaced just now
+        if self._channel is not None:
+            # Calls that still wait on the old one have time-outs of their own.
+            ends = asyncio.create_task(self._channel.close(_GRACE), name=f"close {self.url}")
+            self._closing.add(ends)
+            ends.add_done_callback(self._closing.discard)
+        self._channel, self._made_of = made, made_of
 
     async def ready(self, seconds: float) -> bool:
         """True once connected; False when connecting fails, or takes longer than `seconds`."""
@@ -98,6 +128,9 @@ class Endpoint:
         return True
 
     async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         if self._channel is not None:
             channel, self._channel = self._channel, None
             await channel.close()
@@ -111,8 +144,7 @@ class Wire:
         self._config = config
         self._token = ""
         self._login = asyncio.Lock()
-        credentials = (lambda: _credentials(config)) if config.secure else None
-        self.endpoints = tuple(Endpoint(url, credentials) for url in config.endpoints)
+        self.endpoints = tuple(Endpoint(url, config) for url in config.endpoints)
         self._current = self._rng.randrange(len(self.endpoints))
 
     @property
@@ -317,6 +349,8 @@ class WatchStream:
 
 _READY = grpc.ChannelConnectivity.READY
 _NO_AUTH = "-"
+_GRACE = 30.0
+"""Seconds for the calls on a channel that another one replaces."""
 
 
 def _joined(parts: list[pb.WatchResponse]) -> pb.WatchResponse:
@@ -337,6 +371,18 @@ def _credentials(config: EtcdConfig) -> Any:
         private_key=pem(config.key, config.key_file),
         certificate_chain=pem(config.cert, config.cert_file),
     )
+
+
+def _stamp(config: EtcdConfig) -> object:
+    """Differs when a file of the credentials was replaced or rewritten. What is missing is a state, too."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for path in (config.ca_cert_file, config.cert_file, config.key_file):
+        try:
+            found = Path(path).stat() if path else None
+        except OSError:
+            found = None
+        stamps.append((found.st_ino, found.st_size, found.st_mtime_ns) if found is not None else None)
+    return tuple(stamps)
 
 
 def _not_connected(url: str) -> grpc.aio.AioRpcError:

@@ -199,6 +199,41 @@ async def test_client_certificates(tmp_path: Path) -> None:
                 await client.get(node_key(1))
 
 
+async def test_renewed_certificates_are_read_without_a_restart(tmp_path: Path) -> None:
+    """As a Secret's files change below a pod: first etcd knows the new authority, then so do we."""
+    make_certificates(tmp_path)
+
+    def path(name: str) -> str:
+        return str(tmp_path / name)
+
+    files = {"ca_cert_file": path("ca.pem"), "cert_file": path("client.pem"), "key_file": path("client.key")}
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("ca.pem", "server.pem", "server.key"):
+        (theirs / name).write_bytes((tmp_path / name).read_bytes())
+    extra = ("--client-cert-auth", "--trusted-ca-file", str(theirs / "ca.pem"),
+             "--cert-file", str(theirs / "server.pem"), "--key-file", str(theirs / "server.key"))  # fmt: skip
+    with etcd(extra=extra, scheme="https") as (member,):
+        async with Client(config_of(member, **files)) as client, following(Informer(client)) as follower:
+            await client.put(node_key(1), node_value(1))
+            await eventually(lambda: follower.state == {node_key(1): "0"})
+            member.kill()
+            make_certificates(theirs)
+            member.start()
+            member.wait_ready()
+            with pytest.raises(Unavailable):
+                await client.get(node_key(1))
+            await eventually(lambda: follower.stale)
+            (tmp_path / "client.key").unlink()  # halfway through a renewal
+            with pytest.raises(Unavailable):
+                await client.get(node_key(1))
+            for name in ("ca.pem", "client.pem", "client.key"):
+                (tmp_path / name).write_bytes((theirs / name).read_bytes())
+            await eventually(lambda: not follower.stale)
+            await client.put(node_key(2), node_value(2))
+            await eventually(lambda: set(follower.state) == {node_key(1), node_key(2)})
+
+
 # -- compare and swap ------------------------------------------------------------------------------------
 
 
