@@ -72,6 +72,12 @@ def _footprint(quick: bool) -> dict[str, Any]:
     return {"footprint": startup.footprint((2,) if quick else startup.PEERS)}
 
 
+def _services(quick: bool) -> dict[str, Any]:
+    from tests.bench import services
+
+    return {"services": services.measure(500 if quick else 10_000)}
+
+
 JUDGED_KERNEL_CASE = ("sink IPv4 100000", "add")
 """The agent's real path: `KernelSink.want` to the kernel's last acknowledgement."""
 
@@ -81,6 +87,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "kernel": _kernel,
     "footprint": _footprint,
     "startup": _startup,
+    "services": _services,
 }
 
 
@@ -132,6 +139,11 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
         )
     for size, pair in figures.get("convergence", {}).items():
         yield _compared(f"(5) mesh on -> every kernel complete, {size} nodes", pair, 3, judged=size == "20")
+    if services := figures.get("services"):
+        what = f"(6) {services['services']:,} services, {services['slices']:,} endpoint slices"
+        yield (f"{what}, read and loaded", _ms(services["read_ms"] + services["load_ms"]), "", "", "")
+        yield (f"{what}, a change that is nothing to us", f"{services['irrelevant_us']:.0f} us", "", "", "")
+        yield (f"{what}, a change of our adverts", f"{services['relevant_us']:.0f} us", "", "", "")
 
 
 def _compared(what: str, pair: dict[str, float], most: float, *, judged: bool = True) -> Row:

@@ -180,6 +180,13 @@ def test_until_then_the_calico_nodes_own_word_serves() -> None:
     assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}, "Kubernetes has no such node"
 
 
+def test_this_node_s_name_in_kubernetes_is_what_its_settings_say() -> None:
+    world = Driver(kubernetes=True, use_pod_cidr=True, kubernetes_name="worker-1")
+    world.graph.on_datastore(told(*CLUSTER), True)
+    world.graph.on_kubernetes(told(kubernetes_node("worker-1", "10.244.5.0/24"), ON_A), True)
+    assert world.settle().fib() == {"10.244.5.0/24": "blackhole"}
+
+
 def test_without_access_to_kubernetes_the_status_is_all_there_is() -> None:
     world = Driver(use_pod_cidr=True)
     world.graph.on_datastore(told(status("a", "10.244.1.0/24"), B, PODS), True)

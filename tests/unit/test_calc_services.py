@@ -88,6 +88,17 @@ def test_the_wait_ends_by_the_clock() -> None:
     assert WEB_ALONE in originated(world.settle())
 
 
+def test_the_end_of_the_wait_needs_no_other_reason_to_wake() -> None:
+    world = Driver(kubernetes=True)
+    world.graph.tick(1000.0)
+    world.graph.on_datastore(told(A, PODS, RANGES), True)
+    assert originated(world.settle()) == set()
+    assert world.graph.tick(1001.0) == 1000.0 + PATIENCE
+    assert world.graph.tick(1000.0 + PATIENCE) == 1000.0 + PATIENCE
+    assert originated(world.settle()) == RANGES_ALONE
+    assert world.graph.tick(1001.0 + PATIENCE) is None
+
+
 def test_the_last_good_copy_counts_once_kubernetes_does_not_answer() -> None:
     world = started()
     world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), False)
