@@ -15,7 +15,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=TORTIE_LAB_NAME,
 help: ## Show this text
 	@echo 'Usage: make TARGET [NODES=3] [PODS=2] [ARGS=...]'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 lab: setup-lab ## Build a lab in network namespaces and prove it by ping [NODES, PODS]
 	@$(AS_ROOT) $(BIN)/tortiectl lab up --nodes $(NODES) --pods $(PODS) $(ARGS)

@@ -36,6 +36,26 @@ class StoreState:
     reason: str = ""
 
 
+MOST_REASONS = 8
+"""Said of one outage at most."""
+
+
+class Outage:
+    """Which reasons were said since all was well: etcd's may alternate every two seconds."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def is_news(self, reason: str) -> bool:
+        if reason in self._said or len(self._said) >= MOST_REASONS:
+            return False
+        self._said.add(reason)
+        return True
+
+    def over(self) -> None:
+        self._said.clear()
+
+
 class Follower:
     """Tells the graph what etcd holds. `wall` is the time of day, for people."""
 
@@ -56,6 +76,7 @@ class Follower:
         self._changed = asyncio.Event()
         self._informer: Informer | None = None
         self._refs: frozenset[SecretRef] = frozenset()
+        self._outage = Outage()
         self.state = StoreState("connecting", wall())
 
     async def run(self) -> None:
@@ -96,11 +117,14 @@ class Follower:
             case Stale(reason):
                 graph.on_datastore_stale(reason)
                 self._enter("stale", reason)
-                log.warning(
-                    "the datastore cannot be followed: %s; forwarding goes on with what is known", reason
-                )
+                if self._outage.is_news(reason):
+                    log.warning(
+                        "the datastore cannot be followed: %s; forwarding goes on with what is known", reason
+                    )
 
     def _enter(self, state: str, reason: str = "") -> None:
+        if state == "in-sync":
+            self._outage.over()
         if (state, reason) != (self.state.state, self.state.reason):
             since = self.state.since if state == self.state.state else self._wall()
             self.state = StoreState(state, since, reason)

@@ -140,20 +140,6 @@ class WarmValidator:
         return No(f"ExaBGP's validator refuses it: {complaint(answer['output'])}")
 
 
-def first_answer(first: Check, *others: Check) -> Check:
-    """Ask in order; whoever cannot say (the speaker is away) leaves it to the next."""
-
-    async def ask(path: Path) -> Verdict:
-        try:
-            return await first(path)
-        except Unchecked:
-            if not others:
-                raise
-            return await first_answer(*others)(path)
-
-    return ask
-
-
 def complaint(output: str) -> str:
     """What the validator said, on one line, bounded, without passwords or control characters."""
     said = output.partition("error: ")[2] or output

@@ -285,6 +285,23 @@ class PeerDriver:
     # ------------------------------------------------------------------ connecting
 
     async def _connect(self) -> None:
+        """Connect for ever: what nobody expected must not end a peer's retries, either."""
+        retry, said = self._first_retry, ""
+        while True:
+            try:
+                await self._keep_connected()
+            except Exception as error:
+                if said != repr(error):
+                    said = repr(error)
+                    _logger.exception(
+                        "peer %s: a fault while connecting; it is tried again", self.entry.address
+                    )
+                if not self._engine.attached:
+                    self.entry.failing(f"a fault of the speaker ({type(error).__name__}); its log says more")
+            await asyncio.sleep(retry * random.uniform(0.75, 1.0))
+            retry = min(retry * 2, LONGEST_RETRY)
+
+    async def _keep_connected(self) -> None:
         """Try while there is no session; a passive neighbor only waits.
 
         Only a session that lasted makes the next one come soon: one that ends as soon as it begins, because a

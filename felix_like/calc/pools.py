@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from felix_like.calc.cluster import quoted, usable_name
-from felix_like.model.address import Address, IpVersion, Prefix
+from felix_like.model.address import IpVersion, Prefix
 from felix_like.model.ippool import IPPool
 from felix_like.model.verdict import No, Refusal, Yes
 
@@ -34,16 +34,6 @@ class Pools:
         """The pool that a prefix lies in."""
         for pool in self.accepted:
             if pool.cidr.covers(prefix):
-                return pool
-        return None
-
-    def containing(self, address: Address) -> IPPool | None:
-        return self.covering(Prefix.host(address))
-
-    def overlaps(self, prefix: Prefix) -> IPPool | None:
-        """A pool that shares addresses with the prefix: covers it, or lies inside it."""
-        for pool in self.accepted:
-            if pool.cidr.overlaps(prefix):
                 return pool
         return None
 
