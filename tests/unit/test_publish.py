@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bird_config.publish import Published, Publisher
-from bird_config.validator import StockValidator, Unchecked, WarmValidator, complaint, first_answer
+from bird_config.validator import StockValidator, Unchecked, WarmValidator, complaint
 from felix_like.model.verdict import No, Verdict, Yes
 
 GOOD = "template { }\n"
@@ -190,16 +190,6 @@ async def test_a_validator_that_hangs_is_ended(tmp_path: Path) -> None:
 async def test_a_validator_that_does_not_exist_is_no_verdict(tmp_path: Path) -> None:
     with pytest.raises(Unchecked, match="cannot be started"):
         await StockValidator(1.0, ("/nonexistent/exabgp",))(tmp_path / "x")
-
-
-async def test_the_first_who_can_say_decides(tmp_path: Path) -> None:
-    away = Checker(*[Unchecked("the speaker is away")] * 3)
-    file = tmp_path / "f"
-    file.write_text("text")
-    assert await first_answer(away, Checker(Yes()))(file) == Yes()
-    assert await first_answer(Checker(No("bad")), Checker(Yes()))(file) == No("bad")
-    with pytest.raises(Unchecked, match="at all"):
-        await first_answer(away, Checker(Unchecked("nobody at all")))(file)
 
 
 def test_a_complaint_is_one_bounded_line_without_passwords() -> None:

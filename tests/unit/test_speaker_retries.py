@@ -7,11 +7,14 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+import pytest
+
 from agent.speaker import adapter
 from agent.speaker.driver import PeerDriver
 from agent.speaker.session import PeerTable
 from agent.speaker.settings import Neighbor
 from felix_like.model.address import IpVersion
+from tests.support.etcd import eventually
 from tests.support.speaker import neighbor
 
 adapter.prepare()
@@ -83,3 +86,32 @@ async def test_sessions_that_end_at_once_are_begun_less_and_less_often() -> None
         await asyncio.sleep(2.0)  # every 0.05 s would be 40
         driver.stop(None, "the test is over")
         assert 2 <= engine.begun <= 12
+
+
+async def test_a_fault_that_nobody_expected_does_not_end_a_peers_retries(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with listening() as port:
+        (one,) = adapter.parse(neighbor("127.0.0.2", "127.0.0.1", connect=port))
+        table, engine = PeerTable(lambda: 0.0, 1000), ShortLived()
+        table.configure([one])
+        (entry,) = table.peers.values()
+        faults = 3
+
+        def faulty(wanted: Neighbor) -> socket.socket:
+            nonlocal faults
+            if faults:
+                faults -= 1
+                raise RuntimeError("nobody expected this")
+            return plain(wanted)
+
+        driver = PeerDriver(entry, lambda *_: engine, faulty, False, first_retry=0.01)
+        await eventually(
+            lambda: entry.state_event().reason.startswith("a fault of the speaker (RuntimeError)")
+        )
+        await eventually(lambda: engine.begun)
+        assert not faults
+        driver.stop(None, "the test is over")
+    assert sum("nobody expected this" in (record.exc_text or "") for record in caplog.records) == 1, (
+        "said once"
+    )
