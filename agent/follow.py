@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from agent.calculation import Calculation
-from agent.secret_files import SecretFiles
 from felix_like.calc.desire import secret_refs
 from felix_like.datastore import cache
 from felix_like.datastore.client import Client
@@ -56,8 +56,18 @@ class Outage:
         self._said.clear()
 
 
+class Secrets(Protocol):
+    """Where passwords come from."""
+
+    def read(self, refs: Collection[SecretRef]) -> Mapping[SecretRef, str]:
+        """Those there are."""
+
+
 class Follower:
-    """Tells the graph what etcd holds. `wall` is the time of day, for people."""
+    """Tells the graph what etcd holds. `wall` is the time of day, for people.
+
+    `told` is called when the graph was told something that may ask for something else from elsewhere.
+    """
 
     def __init__(
         self,
@@ -65,14 +75,16 @@ class Follower:
         calculation: Calculation,
         *,
         snapshot_file: Path,
-        secrets: SecretFiles,
+        secrets: Secrets,
         wall: Callable[[], float],
+        told: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._calculation = calculation
         self._file = snapshot_file
         self._secrets = secrets
         self._wall = wall
+        self._told = told
         self._changed = asyncio.Event()
         self._informer: Informer | None = None
         self._refs: frozenset[SecretRef] = frozenset()
@@ -105,6 +117,7 @@ class Follower:
             case Batch(changes, _, in_sync):
                 graph.on_datastore(changes, in_sync)
                 self.read_secrets()
+                self._told()
                 if in_sync:
                     self._changed.set()
                     self._enter("in-sync")
@@ -135,13 +148,17 @@ class Follower:
         self._refs = secret_refs(graph.snapshot, graph.local)
         graph.on_secrets(self._secrets.read(self._refs) if self._refs else {})
 
+    def reread_secrets(self) -> None:
+        """They may be others now."""
+        self.read_secrets()
+        self._calculation.told()
+
     async def watch_secrets(self) -> None:
         """Passwords are files: they come, change and go without an event."""
         while True:
             await asyncio.sleep(SECRETS_EVERY)
             if self._refs:
-                self.read_secrets()
-                self._calculation.told()
+                self.reread_secrets()
 
     async def save(self) -> None:
         """Keep the snapshot on disk up to date. A disk that refuses is said, and stops nothing."""

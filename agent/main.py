@@ -1,8 +1,8 @@
 """`tortie-agent`: the wiring, on one screen.
 
-etcd -> informer -> calc graph -> sinks (kernel routes, exabgp.conf, the speaker's adverts); what the
-speaker learns joins at the graph. Everything runs in one task group: a sink that fails is tried again,
-a bug in the calculation ends the process loudly, and the kernel keeps forwarding either way.
+etcd (and Kubernetes) -> informer -> calc graph -> sinks (kernel routes, exabgp.conf, the speaker's adverts);
+what the speaker learns joins at the graph. Everything runs in one task group: a sink that fails is tried
+again, a bug in the calculation ends the process loudly, and the kernel keeps forwarding either way.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from agent.collector import collect_rarely
 from agent.command_line import read_command_line
 from agent.follow import Follower
 from agent.keep import keep
+from agent.kubernetes import kubernetes_of
 from agent.life import Stop, failing_callbacks, lasting
 from agent.logs import set_up_logging
 from agent.outlets import CONVERGENCE_BUCKETS, Outlets
 from agent.readiness import Readiness
 from agent.registration import CannotRegister, Registration
 from agent.run_dir import claimed
-from agent.secret_files import SecretFiles
 from agent.sessions import Sessions
 from agent.settings import Settings
 from agent.settings_values import SettingsError
@@ -79,7 +79,11 @@ async def run(settings: Settings) -> None:
     monitor = RouteMonitor()
     mark = Mark(metric=settings.route_priority)
     kernel = KernelSink(monitor, mark=mark)
-    graph = CalcGraph(settings.local_node, origin_validation=OriginMode(settings.origin_validation))
+    graph = CalcGraph(
+        settings.local_node,
+        origin_validation=OriginMode(settings.origin_validation),
+        kubernetes=settings.kubernetes is not None,
+    )
     link = SpeakerLink(settings.run_dir / "speaker.sock", lambda event: sessions.hear(event))
     next_hops = NextHopResolver(monitor, lambda states: calculation.next_hops_changed(states), mark=mark)
     convergence = Histogram(CONVERGENCE_BUCKETS)
@@ -94,12 +98,16 @@ async def run(settings: Settings) -> None:
     client = Client(settings.etcd)
     registration = Registration(client, settings)
     troubles: dict[str, str | None] = {}
+    kubernetes = kubernetes_of(
+        settings, calculation, reread=lambda: follower.reread_secrets(), wall=time.time
+    )
     follower = Follower(
         client,
         calculation,
         snapshot_file=settings.state_dir / "last-good-snapshot",
-        secrets=SecretFiles(settings.secrets_dir),
+        secrets=kubernetes.passwords,
         wall=time.time,
+        told=kubernetes.look,
     )
     status = Status(
         node=settings.nodename,
@@ -112,7 +120,13 @@ async def run(settings: Settings) -> None:
         kernel=kernel,
         link=link,
         conf=conf,
-        own=lambda: (*registration.refusals(), *complaints(troubles), *outlets.refusals()),
+        kubernetes=kubernetes.status,
+        own=lambda: (
+            *registration.refusals(),
+            *complaints(troubles),
+            *kubernetes.refusals(),
+            *outlets.refusals(),
+        ),
     )
     readiness = Readiness(calculation, up=sessions.is_up, pending=status.pending_routes, clock=time.monotonic)
     outlets = Outlets(settings, status, readiness, convergence)
@@ -131,6 +145,7 @@ async def run(settings: Settings) -> None:
                 "speaker link": link.run(),
                 kernel.name: keep(timed, tell=troubles.__setitem__),
                 conf.name: keep(conf, tell=troubles.__setitem__),
+                **kubernetes.work(),
                 **outlets.work(),
             }.items():
                 tasks.append(group.create_task(lasting(work, name), name=name))
@@ -140,6 +155,7 @@ async def run(settings: Settings) -> None:
         stop.hurry()
         outlets.close()
         await client.close()
+        await kubernetes.close()
         await validator.close()
         kernel.close()
         next_hops.close()

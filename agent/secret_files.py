@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from felix_like.datastore.keys import quoted
@@ -14,7 +14,7 @@ from felix_like.model.bgp import SecretRef
 log = logging.getLogger(__name__)
 
 LONGEST = 4096
-"""Octets of a file at most; a TCP MD5 key has 80 at most (tcp(7))."""
+"""Octets of a password at most; a TCP MD5 key has 80 at most (tcp(7))."""
 
 
 class SecretFiles:
@@ -25,7 +25,20 @@ class SecretFiles:
         self._said: dict[SecretRef, str] = {}
 
     def read(self, refs: Collection[SecretRef]) -> dict[SecretRef, str]:
-        """The passwords there are; one trailing newline, as editors leave it, is not part of them."""
+        """The passwords there are."""
+        found, problems = self.look(refs)
+        self.say(problems)
+        return found
+
+    def say(self, problems: Mapping[SecretRef, str]) -> None:
+        """Log why passwords are missing, each reason once."""
+        for ref, problem in problems.items():
+            if self._said.get(ref) != problem:
+                log.warning("password %s is not there: %s", quoted(f"{ref.name}/{ref.key}"), problem)
+        self._said = dict(problems)
+
+    def look(self, refs: Collection[SecretRef]) -> tuple[dict[SecretRef, str], dict[SecretRef, str]]:
+        """The passwords there are, and why the others are not."""
         found: dict[SecretRef, str] = {}
         problems: dict[SecretRef, str] = {}
         for ref in refs:
@@ -35,11 +48,7 @@ class SecretFiles:
                 problems[ref] = f"{quoted(str(self._directory / ref.name / ref.key), 400)}: {error.strerror}"
             except ValueError as error:
                 problems[ref] = str(error)
-        for ref, problem in problems.items():
-            if self._said.get(ref) != problem:
-                log.warning("password %s is not there: %s", quoted(f"{ref.name}/{ref.key}"), problem)
-        self._said = problems
-        return found
+        return found, problems
 
     def _read(self, ref: SecretRef) -> str:
         for part in (ref.name, ref.key):
@@ -47,14 +56,23 @@ class SecretFiles:
             if not part or "/" in part or "\0" in part or part in (".", ".."):
                 raise ValueError(f"{part!a} is not the name of a secret or of its key")
         path = self._directory / ref.name / ref.key
-        octets = _octets(path)
-        try:
-            text = octets.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:  # whose own sentence would quote the password
-            raise ValueError(f"{path} is not UTF-8 text") from None
-        if not text:
-            raise ValueError(f"{path} is empty; an empty password would be none")
-        return text
+        return password(_octets(path), str(path))
+
+
+def password(octets: bytes, subject: str) -> str:
+    """A password as it is stored; one trailing newline, as editors leave it, is not part of it.
+
+    Raises ValueError with a sentence that starts with `subject` and quotes nothing of it.
+    """
+    if len(octets) > LONGEST:
+        raise ValueError(f"{subject} is longer than {LONGEST} octets; a TCP MD5 key has 80 at most")
+    try:
+        text = octets.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:  # whose own sentence would quote the password
+        raise ValueError(f"{subject} is not UTF-8 text") from None
+    if not text:
+        raise ValueError(f"{subject} is empty; an empty password would be none")
+    return text
 
 
 def _octets(path: Path) -> bytes:
@@ -63,9 +81,6 @@ def _octets(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{path} is not a regular file")
-        octets = os.read(descriptor, LONGEST + 1)
+        return os.read(descriptor, LONGEST + 1)
     finally:
         os.close(descriptor)
-    if len(octets) > LONGEST:
-        raise ValueError(f"{path} is longer than {LONGEST} octets; a TCP MD5 key has 80 at most")
-    return octets

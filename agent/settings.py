@@ -31,6 +31,7 @@ from agent.telemetry.broker import DEFAULT_CLUSTER, DEFAULT_TOPIC, Broker, Broke
 from felix_like.datastore import fields
 from felix_like.datastore.config import ConfigError, EtcdConfig
 from felix_like.datastore.keys import check_name, quoted
+from felix_like.datastore.kube.access import KubeAccess, find_access
 from felix_like.model.address import Asn, Prefix
 from felix_like.model.desired import DEFAULT_ROUTE_PRIORITY, LocalNode
 
@@ -76,12 +77,17 @@ TABLE = (
     Setting("ETCD_KEY_FILE", "", "PEM file of its key."),
     Setting("ETCD_USERNAME", "", "etcd user."),
     Setting("ETCD_PASSWORD", "", "etcd password."),
+    Setting("TORTIE_KUBERNETES", "auto", "`auto`: services and passwords also come from the Kubernetes API, "
+            "where there is a KUBECONFIG or a pod's service account; `off`: it is not asked."),
+    Setting("KUBECONFIG", "", "File that says where the Kubernetes API is and who we are."),
+    Setting("NAMESPACE", "kube-system", "Kubernetes namespace of the Secrets that hold BGP passwords."),
     Setting("FELIX_LOGSEVERITYSCREEN", "Info", "Debug, Info, Warning, Error or Fatal. Otherwise "
             "BGP_LOGSEVERITYSCREEN or CALICO_STARTUP_LOGLEVEL."),
     Setting("TORTIE_RUN_DIR", "/run/tortie", "Sockets and exabgp.conf."),
     Setting("TORTIE_STATE_DIR", "see meaning", "The last good snapshot, which should outlive a reboot: "
             "/var/lib/tortie, or the run directory where TORTIE_RUN_DIR names another than the default."),
-    Setting("TORTIE_SECRETS_DIR", "/etc/tortie/secrets", "BGP passwords: secretKeyRef is a file NAME/KEY."),
+    Setting("TORTIE_SECRETS_DIR", "/etc/tortie/secrets", "BGP passwords: secretKeyRef is a file NAME/KEY; "
+            "what is not there is looked up in Secrets."),
     Setting("TORTIE_ORIGIN_VALIDATION", "enforce", "Learned routes inside pools: `enforce` installs only "
             "what the IPAM data bears out, `observe` only says so, `off` does not look."),
     Setting("TORTIE_PREFIX_LIMIT", "50000", "Prefixes at most from one peer; a BGPPeer's annotation "
@@ -154,6 +160,10 @@ class Settings:
     run_dir: Path
     state_dir: Path
     secrets_dir: Path
+    kubernetes: KubeAccess | None = None
+    """None: no Kubernetes API."""
+    namespace: str = "kube-system"
+    """Of the Secrets that hold BGP passwords."""
     origin_validation: OriginValidation = "enforce"
     prefix_limit: int = 50_000
     hold_time: int = 90
@@ -210,6 +220,8 @@ def load(environment: Mapping[str, str], *, hostname: str, calicoctl_file: str |
         run_dir=run_dir,
         state_dir=_state_dir(values, run_dir),
         secrets_dir=_directory("TORTIE_SECRETS_DIR", text("TORTIE_SECRETS_DIR")),
+        kubernetes=_kubernetes(values, text("TORTIE_KUBERNETES")),
+        namespace=_namespace(text("NAMESPACE")),
         origin_validation=origin_validation("TORTIE_ORIGIN_VALIDATION", text("TORTIE_ORIGIN_VALIDATION")),
         prefix_limit=whole_number("TORTIE_PREFIX_LIMIT", text("TORTIE_PREFIX_LIMIT"), 1, 10_000_000),
         hold_time=_hold_time(text("TORTIE_HOLD_TIME")),
@@ -287,6 +299,19 @@ def _etcd(values: Mapping[str, str], calicoctl_file: str | None) -> EtcdConfig:
         return EtcdConfig.from_environment(felix | dict(values), calicoctl_file)
     except ConfigError as error:
         raise SettingsError(str(error)) from None
+
+
+def _kubernetes(values: Mapping[str, str], text: str) -> KubeAccess | None:
+    if text.lower() not in ("auto", "off"):
+        raise SettingsError(f"TORTIE_KUBERNETES: {quoted(text)} is neither auto nor off")
+    return find_access(values) if text.lower() == "auto" else None
+
+
+def _namespace(text: str) -> str:
+    """It becomes part of a URL."""
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        raise SettingsError(f"NAMESPACE: {quoted(text)} is no name of a Kubernetes namespace")
+    return text
 
 
 def _broker(text: Callable[[str], str]) -> Broker | None:

@@ -40,6 +40,8 @@ class Status:
     kernel: KernelSink
     link: SpeakerLink
     conf: SpeakerConfSink
+    kubernetes: Callable[[], dict[str, Any] | None] = lambda: None
+    """How it goes with the Kubernetes API; None: there is no access to one."""
     own: Callable[[], Iterable[Refusal]] = tuple
     """What the agent itself has to complain about: its registration, its sinks."""
 
@@ -73,6 +75,7 @@ class Status:
             "time": self.wall(),
             "agent": {"pid": os.getpid(), "started": self.started, "version": own_version()},
             "datastore": self._datastore(),
+            "kubernetes": self.kubernetes(),
             "speaker": self._speaker(),
             "peers": [self._peer(peer) for peer in self._peers()],
             "routes": self._routes(),

@@ -205,6 +205,9 @@ def _troubles(answer: dict[str, Any], now: float) -> Iterator[str]:
     store = answer.get("datastore", {})
     if store.get("state") != "in-sync":
         yield _trouble("Datastore", store, now) + "; forwarding goes on with what was known"
+    kubernetes = answer.get("kubernetes") or {}
+    if kubernetes.get("state") in ("connecting", "stale"):
+        yield _trouble("Kubernetes", kubernetes, now) + "; services and passwords stay as they were known"
     speaker = answer.get("speaker", {})
     if speaker.get("state") != "connected":
         yield _trouble("Speaker", speaker, now) + "; routes stay, the sessions' state may be old"

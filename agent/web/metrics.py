@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from agent.web.exposition import Family, Histogram, Labels, counter, gauge
 
 DATASTORE_STATES: Final = ("connecting", "in-sync", "stale", "frozen")
+KUBERNETES_STATES: Final = ("idle", "connecting", "in-sync", "stale")
 SESSION_STATES: Final = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established", "Close")
 PREFIX_COUNTS: Final = ("received", "accepted", "rejected", "stale", "advertised")
 VALIDITIES: Final = ("valid", "invalid", "unknown")
@@ -47,6 +48,16 @@ DATASTORE_SINCE = Metric(
     "tortie_datastore_since_seconds", "gauge", "Unix time since when it is in that state."
 )
 DATASTORE_REVISION = Metric("tortie_datastore_revision", "gauge", "etcd revision acted on.")
+KUBERNETES_STATE = Metric(
+    "tortie_kubernetes_state",
+    "gauge",
+    "1 for the state that the Kubernetes API is in, as this agent sees it (idle: nothing needs it); absent "
+    "where there is no access to one.",
+    ("state",),
+)
+KUBERNETES_SINCE = Metric(
+    "tortie_kubernetes_since_seconds", "gauge", "Unix time since when it is in that state."
+)
 SPEAKER_UP = Metric("tortie_speaker_up", "gauge", "1 while the link to tortie-speaker is up.")
 SPEAKER_SINCE = Metric(
     "tortie_speaker_since_seconds", "gauge", "Unix time since when the link is up or down."
@@ -94,9 +105,9 @@ MEMORY = Metric("process_resident_memory_bytes", "gauge", "Memory of the agent."
 START = Metric("process_start_time_seconds", "gauge", "Unix time of its start.")
 
 TABLE: Final = (
-    BUILD_INFO, READY, DATASTORE_STATE, DATASTORE_SINCE, DATASTORE_REVISION, SPEAKER_UP, SPEAKER_SINCE,
-    BROKER_UP, PEERS, PEER_UP, PEER_SINCE, PEER_PREFIXES, KERNEL_ROUTES, KERNEL_REPAIRS, RIB_PREFIXES,
-    RIB_PATHS, REFUSALS, CONVERGENCE, CPU, MEMORY, START,
+    BUILD_INFO, READY, DATASTORE_STATE, DATASTORE_SINCE, DATASTORE_REVISION, KUBERNETES_STATE,
+    KUBERNETES_SINCE, SPEAKER_UP, SPEAKER_SINCE, BROKER_UP, PEERS, PEER_UP, PEER_SINCE, PEER_PREFIXES,
+    KERNEL_ROUTES, KERNEL_REPAIRS, RIB_PREFIXES, RIB_PATHS, REFUSALS, CONVERGENCE, CPU, MEMORY, START,
 )  # fmt: skip
 
 
@@ -105,6 +116,7 @@ def families(status: Document, *, ready: bool) -> Iterator[Family]:
     yield BUILD_INFO.of([({"version": status["agent"]["version"], "node": status["node"]}, 1)])
     yield READY.of(float(ready))
     yield from _datastore(status["datastore"])
+    yield from _kubernetes(status.get("kubernetes"))
     yield SPEAKER_UP.of(float(status["speaker"]["state"] == "connected"))
     yield SPEAKER_SINCE.of(status["speaker"]["since"])
     yield from _peers(status["peers"])
@@ -138,6 +150,13 @@ def _datastore(datastore: Document) -> Iterator[Family]:
     )
     yield DATASTORE_SINCE.of(datastore["since"])
     yield DATASTORE_REVISION.of(datastore["revision"])
+
+
+def _kubernetes(kubernetes: Document | None) -> Iterator[Family]:
+    states = KUBERNETES_STATES if kubernetes is not None else ()
+    state, since = (kubernetes["state"], kubernetes["since"]) if kubernetes is not None else ("", 0.0)
+    yield KUBERNETES_STATE.of([({"state": name}, float(name == state)) for name in states])
+    yield KUBERNETES_SINCE.of([] if kubernetes is None else [({}, since)])
 
 
 def _peers(peers: list[Document]) -> Iterator[Family]:

@@ -163,6 +163,7 @@ def test_the_whole_status(agent: Agent) -> None:
             "endpoints": ["http://e1:2379", "http://e2:2379"],
             "reason": "",
         },
+        "kubernetes": None,
         "speaker": {
             "state": "connected",
             "since": UNIX - 80,

@@ -538,7 +538,7 @@ async def test_a_forbidden_collection_holds_up_nothing_else(tmp_path: Path) -> N
             assert not reader.reasons, "that is no reason to call Kubernetes stale"
             api.rules = [may("services", "nodes")]
             await reader.follows(api, "services", "nodes")
-            assert not reader.informer.refused
+            await eventually(lambda: not reader.informer.refused)
 
 
 async def test_list_without_watch_is_named(tmp_path: Path) -> None:

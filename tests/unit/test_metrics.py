@@ -20,6 +20,7 @@ def document(**changes: Any) -> dict[str, Any]:
     whole = copy.deepcopy(STATUS)
     whole["peers"] = [peer | COUNTS for peer in whole["peers"]]
     whole["routes"] |= {"inherited": 4, "repaired": 5}
+    whole["kubernetes"] = {"state": "stale", "since": 1700.5, "reason": "gone", "server": "", "access": ""}
     return whole | changes
 
 
@@ -110,6 +111,11 @@ def test_every_number_of_the_status_is_there() -> None:
         'tortie_peers{state="Close"}': 0,
         'tortie_peer_up{peer="10.0.0.2",remote_node="node-2",type="node-to-node mesh",asn="64512"}': 1,
         'tortie_peer_up{peer="fd00::2",remote_node="",type="global",asn="64600"}': 0,
+        'tortie_kubernetes_state{state="idle"}': 0,
+        'tortie_kubernetes_state{state="connecting"}': 0,
+        'tortie_kubernetes_state{state="in-sync"}': 0,
+        'tortie_kubernetes_state{state="stale"}': 1,
+        "tortie_kubernetes_since_seconds": 1700.5,
         'tortie_peer_since_seconds{peer="10.0.0.2"}': NOW - 60,
         'tortie_peer_since_seconds{peer="fd00::2"}': NOW - 200_000,
         'tortie_kernel_routes{state="wanted"}': 2,
@@ -180,6 +186,19 @@ def test_the_table_has_every_metric_as_it_is_told() -> None:
         kind, meaning, labels = as_told[metric.name]
         assert (kind, meaning) == (metric.kind, metric.help)
         assert labels == ({("le",), ()} if metric.kind == "histogram" else {metric.labels})
+
+
+def test_the_state_of_kubernetes_is_told_only_where_there_is_access() -> None:
+    told = samples(document())
+    states = {series: value for series, value in told.items() if "kubernetes_state" in series}
+    assert states == {
+        'tortie_kubernetes_state{state="idle"}': 0,
+        'tortie_kubernetes_state{state="connecting"}': 0,
+        'tortie_kubernetes_state{state="in-sync"}': 0,
+        'tortie_kubernetes_state{state="stale"}': 1,
+    }
+    assert told["tortie_kubernetes_since_seconds"] == 1700.5
+    assert not [series for series in samples(document(kubernetes=None)) if "kubernetes" in series]
 
 
 def test_the_broker_s_state_is_told_only_where_there_is_one() -> None:

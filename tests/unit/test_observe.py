@@ -107,7 +107,8 @@ def test_every_metric_is_shown_somewhere() -> None:
     asked = {name for _, expr in expressions() for name, _ in selectors(expr)}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
     # When it became so is told by the series of the state itself.
-    since = {"tortie_datastore_since_seconds", "tortie_speaker_since_seconds"}
+    states = ("datastore", "kubernetes", "speaker")
+    since = {f"tortie_{state}_since_seconds" for state in states}
     assert {metric.name for metric in TABLE} - shown == since
 
 

@@ -59,8 +59,8 @@ class Meant:
 
     @property
     def rule(self) -> str:
-        """What RBAC lacks, as a rule is written."""
-        names = f', resourceNames: ["{self.name}"]' if self.name else ""
+        """What RBAC lacks, as a rule is written. Every node asks for a Node of its own: no name for those."""
+        names = f', resourceNames: ["{self.name}"]' if self.name and self.namespace else ""
         kind = f"a Role in namespace {self.namespace}" if self.namespace else "a ClusterRole"
         return (
             f'{kind} with apiGroups: ["{self.group}"], resources: ["{self.resource}"]{names}, '

@@ -40,12 +40,19 @@ def collections(local: LocalNode) -> tuple[Collection[KubernetesResource], ...]:
     """What the agent follows on node `local`. Of the Nodes only its own, unless podCIDRs are in use."""
     name = local.kubernetes_name or local.name
     return (
-        Collection(path="/api/v1/services", prefix=SERVICES, decode=decode_service, trim=trim_service),
+        Collection(
+            path="/api/v1/services",
+            prefix=SERVICES,
+            decode=decode_service,
+            trim=trim_service,
+            never_empty=True,
+        ),
         Collection(
             path="/apis/discovery.k8s.io/v1/endpointslices",
             prefix=ENDPOINT_SLICES,
             decode=slice_decoder(name),
             trim=trim_slice,
+            never_empty=True,
         ),
         Collection(
             path="/api/v1/nodes",
@@ -53,6 +60,7 @@ def collections(local: LocalNode) -> tuple[Collection[KubernetesResource], ...]:
             decode=decode_node,
             trim=trim_node,
             field_selector="" if local.use_pod_cidr else f"metadata.name={name}",
+            never_empty=local.use_pod_cidr,
         ),
     )
 

@@ -60,6 +60,7 @@ class KubeInformer(Generic[T]):
         self._wake = asyncio.Event()
         self._running = False
         self._whole_once = False
+        self._heard: frozenset[tuple[str, str, str, str]] = frozenset()
         self._stale: str | None = None
         self._in_sync = False
         self._bug: BaseException | None = None
@@ -72,8 +73,21 @@ class KubeInformer(Generic[T]):
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Path -> why a collection cannot be followed though the others can."""
-        return {one.collection.path: one.refused for one in self._reflectors.values() if one.refused}
+        """Path (and field selector) -> why a collection cannot be followed though the others can."""
+        return {
+            " ".join(filter(None, (one.collection.path, one.collection.field_selector))): one.refused
+            for one in self._reflectors.values()
+            if one.refused
+        }
+
+    def heard(self, collection: Collection[T]) -> bool:
+        """The API server has said what is in it, and that was delivered."""
+        return collection.identity in self._heard
+
+    def refusal(self, collection: Collection[T]) -> str:
+        """Why it cannot be followed; empty: nothing was said against it."""
+        reflector = self._reflectors.get(collection.identity)
+        return reflector.refused if reflector is not None else ""
 
     @property
     def known(self) -> dict[str, bytes] | None:
@@ -157,6 +171,8 @@ class KubeInformer(Generic[T]):
         self._whole_once |= whole
         if first or (self._whole_once and self._pending):
             news.append(self._batch(in_sync=whole))
+        if self._whole_once:
+            self._heard = frozenset(name for name, one in self._reflectors.items() if one.listed)
         if whole and not self._in_sync:
             self._stale = None
             news.append(InSync(0))

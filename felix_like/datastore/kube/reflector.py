@@ -88,6 +88,8 @@ class Reflector(Generic[T]):
         """Everything told, as it is kept."""
         self.refused = ""
         """Why the API server will not let us; empty: it does."""
+        self.listed = False
+        """The API server has said what there is, once at least."""
         self.following = False
         """It was listed, and a watch continues from there."""
         self.failing_since: float | None = None
@@ -176,7 +178,7 @@ class Reflector(Generic[T]):
             self._take(key, octets)
             if count % _DECODE_SLICE == 0:
                 await asyncio.sleep(0)
-        self._position = position
+        self._position, self.listed = position, True
         self._must_list = self._must_probe = False
         self._page, self._whole = PAGE, 0
 

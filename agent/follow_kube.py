@@ -1,0 +1,153 @@
+"""Follows Kubernetes for the calculation: services, endpoint slices, nodes, with the last good copy on disk.
+
+Only what is configured is asked for: services while the datastore names ranges to advertise, all nodes where
+their podCIDRs are in use. An API server that is away stops nothing: what is known stays, over a restart of
+the agent by the copy, and pods' routes do not wait for it. No Secret gets here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.calculation import Calculation
+from agent.kube_state import Track
+from felix_like.calc.service_ranges import service_ranges
+from felix_like.calc.snapshot import KubernetesResource
+from felix_like.datastore import cache
+from felix_like.datastore.client import Header
+from felix_like.datastore.errors import KeyValue
+from felix_like.datastore.kube.client import KubeClient
+from felix_like.datastore.kube.codec import collections
+from felix_like.datastore.kube.informer import Collection, InSync, KubeBatch, KubeInformer, Pace, Stale
+from felix_like.datastore.watch import Known
+from felix_like.model.verdict import Refusal
+
+log = logging.getLogger(__name__)
+
+SAVE_DELAY = 2.0
+"""Seconds after a change before the copy goes to disk: a burst is one write."""
+SUBJECT = "Kubernetes"
+_HISTORY = Header(0, 0, 0)
+"""The copy's format is that of the datastore's; Kubernetes has no history that a restart could go on with."""
+
+
+class KubeFollower:
+    """Tells the graph what Kubernetes holds. `look` says that the datastore may ask for something else."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        calculation: Calculation,
+        *,
+        copy_file: Path,
+        track: Track,
+        wall: Callable[[], float],
+        pace: Pace | None = None,
+    ) -> None:
+        self._client = client
+        self._calculation = calculation
+        self._file = copy_file
+        self.track = track
+        self._wall = wall
+        self._pace = pace
+        self._wanted: tuple[Collection[KubernetesResource], ...] = ()
+        self._asked_for = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._informer: KubeInformer[KubernetesResource] | None = None
+        self._heard = False
+
+    def look(self) -> None:
+        """Follow what the datastore, as now known, asks for."""
+        wanted = self._needed()
+        if [one.identity for one in wanted] == [one.identity for one in self._wanted]:
+            return
+        self._wanted = wanted
+        self.track.needed(bool(wanted))
+        if self._informer is not None:
+            self._informer.follow(wanted)
+            self._changed.set()
+        elif wanted:
+            self._asked_for.set()
+
+    def _needed(self) -> tuple[Collection[KubernetesResource], ...]:
+        graph = self._calculation.graph
+        services, slices, nodes = collections(graph.local)
+        if any(service_ranges(graph.snapshot, graph.local)):
+            return (services, slices, nodes)
+        return (nodes,) if graph.local.use_pod_cidr else ()
+
+    def refusals(self) -> Sequence[Refusal]:
+        """What the API server does not let us see, and what its absence costs."""
+        refused = self._informer.refused.values() if self._informer is not None else ()
+        found = [Refusal(SUBJECT, sentence) for sentence in sorted(refused)]
+        state = self.track.state
+        if state.state == "stale" and not self._heard:
+            found.append(
+                Refusal(
+                    SUBJECT, f"nothing was heard from it since the start, and no copy is here: {state.reason}"
+                )
+            )
+        return found
+
+    async def run(self) -> None:
+        """For ever. Nothing is asked before something is wanted."""
+        await self._asked_for.wait()
+        known = await asyncio.to_thread(self._load)
+        informer = self._informer = KubeInformer(self._client, self._wanted, known=known, pace=self._pace)
+        async with contextlib.aclosing(informer.events()) as events:
+            async for event in events:
+                self._tell(event)
+                self.track.hear(event)
+                self._calculation.told()
+
+    def _tell(self, event: KubeBatch[KubernetesResource] | Stale | InSync) -> None:
+        graph = self._calculation.graph
+        match event:
+            case KubeBatch(changes, in_sync):
+                self._heard = True
+                graph.on_kubernetes(changes, in_sync)
+                if in_sync:
+                    self._changed.set()
+                elif self._informer is not None and self._informer.known is None:
+                    log.info("starting from the last good copy of Kubernetes on disk until it answers")
+            case InSync():
+                graph.on_kubernetes((), True)
+            case Stale(reason):
+                graph.on_kubernetes_stale(reason)
+
+    # -- the copy --------------------------------------------------------------------------------------
+
+    def _load(self) -> dict[str, bytes]:
+        for left in self._file.parent.glob(f".{self._file.name}.*"):
+            left.unlink(missing_ok=True)  # half a file of an agent that was killed while it wrote
+        loaded = cache.load(self._file)
+        if loaded.reason:
+            log.warning("last good copy of Kubernetes: %s", loaded.reason)
+        return {key: kv.value for key, kv in loaded.known.kvs.items()} if loaded.known is not None else {}
+
+    def _save(self, known: dict[str, bytes]) -> None:
+        kvs = {key: KeyValue(key, value, 0) for key, value in known.items()}
+        cache.write(self._file, cache.encode(Known(_HISTORY, kvs), self._wall()))
+
+    async def save(self) -> None:
+        """Keep the copy up to date. A disk that refuses is said, and stops nothing."""
+        failure = ""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SAVE_DELAY)
+            self._changed.clear()
+            known = self._informer.known if self._informer is not None else None
+            if known is None:
+                continue
+            try:
+                await asyncio.to_thread(self._save, known)
+                failure = ""
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if reason != failure:
+                    failure = reason
+                    log.warning("the copy of Kubernetes %s cannot be written: %s", self._file, reason)
