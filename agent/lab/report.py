@@ -168,13 +168,13 @@ def try_next(state: State) -> str:
         (f"tortiectl routes --node {first}", "and what it makes of them"),
         ("tortiectl top", "all nodes, live"),
         (f"tortiectl lab exec {first} ip route", "what the kernel has"),
-        (f"tortiectl lab claim {last}", "one more block: watch the others follow"),
-        (f"tortiectl lab kill {first}/agent", "traffic goes on; it comes back by itself"),
+        (f"tortiectl lab claim {last}", "one more block: the others follow"),
+        (f"tortiectl lab kill {first}/agent", "traffic goes on; it comes back"),
     ]
     if len(pods) > 1:
         lines.append((f"tortiectl lab ping {pods[0]} {pods[-1]}", ""))
     lines += [("tortiectl lab status", ""), ("tortiectl lab down", "leaves nothing behind")]
-    width = max(len(line) for line, _ in lines)
+    width = max(len(line) for line, why in lines if why)
     return "Try next:\n" + "\n".join(
         f"  {line.ljust(width)}  # {why}" if why else f"  {line}" for line, why in lines
     )
