@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from felix_like.calc import explain as explanation
 from felix_like.calc.desire import desire
 from felix_like.calc.explain import by_number
-from felix_like.calc.kubernetes import PATIENCE, Kubernetes, KubernetesChange
+from felix_like.calc.kubernetes import PATIENCE, KubernetesChange
 from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
 from felix_like.calc.pod_cidrs import without_blocks
-from felix_like.calc.services import ServiceRules, Services, service_rules
+from felix_like.calc.service_routes import ServiceRoutes
 from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
 from felix_like.calc.tables import Tables
 from felix_like.model.address import Address, IpVersion, Prefix
@@ -27,7 +27,7 @@ from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, Ro
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
 from felix_like.model.path import Attributes, Path
-from felix_like.model.service import KubernetesNode, ServiceId
+from felix_like.model.service import ServiceId
 from felix_like.model.verdict import Refusal
 from felix_like.rib.adj_rib_in import AdjRibIn
 from felix_like.rib.session import DEFAULT_RESTART_TIME, UNMARKED_WAIT, Session
@@ -89,14 +89,9 @@ class CalcGraph:
         self._resyncing = False
 
         self._tables = Tables(local, origin_validation)
-        self._kubernetes = Kubernetes(local, expected=kubernetes)
-        self._services = Services(self._kubernetes.snapshot, self._tables.ownership)
+        self._services = ServiceRoutes(local, self._tables.ownership, expected=kubernetes)
         self._base: Desired | None = None
         """What follows from the datastore alone, as acted on; `desired` has the services' routes as well."""
-        self._rules: ServiceRules | None = None
-        """What the datastore, as acted on, says of services."""
-        self._service_refusals: tuple[Refusal, ...] = ()
-        """Those in `desired`."""
 
     # -- told: the datastore --------------------------------------------------------------------------
 
@@ -130,21 +125,15 @@ class CalcGraph:
 
         A change costs the services that it concerns; what does not alter this node's answer touches nothing.
         """
-        known = self._kubernetes.known
-        touched = self._kubernetes.tell(changes, in_sync)
-        if touched.malformed:
-            self._services.read_malformed()
-        nodes = KubernetesNode in touched.kinds or self._kubernetes.known != known
-        self._follow_kubernetes(touched.services, nodes=nodes)
+        services, nodes = self._services.tell(changes, in_sync)
+        self._follow_kubernetes(services, nodes=nodes)
 
     def on_kubernetes_stale(self, reason: str | None) -> None:
         """Kubernetes does not answer; what was last known, perhaps from disk, goes on being true.
 
         Before it was heard, nothing is known of services: see `Outcome.holding`. None: it answers again.
         """
-        known = self._kubernetes.known
-        self._kubernetes.stale = reason
-        self._follow_kubernetes((), nodes=self._kubernetes.known != known)
+        self._follow_kubernetes((), nodes=self._services.tell_stale(reason))
 
     def on_secrets(self, secrets: Mapping[SecretRef, str]) -> None:
         """All passwords there are."""
@@ -235,13 +224,13 @@ class CalcGraph:
         self._tell_time(now)
         for rib in self._tables.paths.by_peer.values():
             self._tables.paths.forget(rib.expire(now))
-        if self._services.rules is None:
+        if not self._services.decided:
             self._advertise_services()  # perhaps Kubernetes was waited for long enough
         if self._tables.paths.dirty and self.desired is not None:
             return now
         deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
         deadlines += [self._deferral(address) for address in self._awaiting()]
-        if self._waiting_for_services() and self._started is not None:
+        if self._started is not None and self._services.waiting(self._early):
             deadlines.append(self._started + PATIENCE)
         return min((d for d in deadlines if d is not None), default=None)
 
@@ -260,7 +249,7 @@ class CalcGraph:
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=self._awaiting(),
-            holding=self._holding(),
+            holding=self._services.holding(self._early),
         )
 
     def fib(self) -> dict[RouteKey, Route]:
@@ -295,11 +284,7 @@ class CalcGraph:
             for state, reason in (("locked", self.frozen), ("stale", self.stale))
             if reason is not None
         ]
-        about = list(self._services.explain(prefix)) if self.desired is not None else []
-        if about and self._kubernetes.stale is not None:
-            about.append(f"Kubernetes cannot be followed: {self._kubernetes.stale}")
-        elif about and not self._kubernetes.expected:
-            about.append("single services are not known: this agent has no access to Kubernetes")
+        about = self._services.explain(prefix) if self.desired is not None else []
         return explanation.explain(self._tables, self.desired, notes, prefix, about, device)
 
     def peer_counts(self, peer: Address) -> PeerCounts:
@@ -334,12 +319,11 @@ class CalcGraph:
 
     def _learn(self, changes: Iterable[Change]) -> None:
         """Take in the datastore's changes, and the podCIDRs that follow, in place of blocks."""
-        pod_cidrs = self._kubernetes.pod_cidrs
-        if pod_cidrs is None:
+        if not self._services.by_pod_cidrs:
             self._backlog.add(self.snapshot.apply(changes), self.local.name)
             return
         self._backlog.add(self.snapshot.apply(without_blocks(changes)), self.local.name)
-        derived = pod_cidrs.changes(self.snapshot.nodes, self._kubernetes.nodes())
+        derived = self._services.pod_cidr_changes(self.snapshot)
         self._backlog.add(self.snapshot.apply(derived), self.local.name)
         self._backlog.desire |= bool(derived)  # one of another node's may overlap ours
 
@@ -357,27 +341,30 @@ class CalcGraph:
             self._freeze()
             return
         self._backlog = _Backlog(desire=False)
-        self._authoritative |= self._in_sync and not self._waiting_for_pod_cidrs()
+        self._authoritative |= self._in_sync and not self._services.waiting_for_pod_cidrs
         ownership = self._tables.ownership
         judge_all = False
         if self._base is None or backlog.kinds & {Node, IPPool, BgpConfiguration}:
             judge_all = ownership.update_cluster(self.snapshot)
-            self._rules = service_rules(self.snapshot, self.local, ownership.ranges)
+            self._services.read_rules(self.snapshot)
         blocks = ownership.update_blocks(self.snapshot, backlog.blocks)
         self._base = answer
-        self._services.adopt(self._service_rules(), anew=judge_all)
-        judge_all |= self._adopt(self._with_services(answer))
+        self._services.decide(self._early, ownership_differs=judge_all)
+        judge_all |= self._adopt(self._services.added_to(answer))
         self._tables.set_export_filter(self.snapshot.pools.values(), answer)
         if judge_all:
             self._tables.importer.judge_all()
         elif blocks:
             self._tables.importer.judge_inside(blocks)
 
-    # -- inside: Kubernetes ---------------------------------------------------------------------------
+    @property
+    def _early(self) -> bool:
+        """So soon after the start that Kubernetes may yet be heard."""
+        return self._now is None or self._started is None or self._now < self._started + PATIENCE
 
     def _follow_kubernetes(self, services: Iterable[ServiceId], *, nodes: bool) -> None:
         """These services differ; `nodes`: and so does what is known of Kubernetes' nodes."""
-        if self._kubernetes.pod_cidrs is not None and nodes:
+        if nodes and self._services.by_pod_cidrs:
             self._learn(())
             self._recalculate()
         self._advertise_services(services)
@@ -386,51 +373,11 @@ class CalcGraph:
         """These services differ; or nothing does but the time, or what Kubernetes says of this node."""
         if self._base is None or self.desired is None:
             return
-        rules = self._service_rules()
-        if rules == self._services.rules:
-            changed = self._services.update(services)
-        else:
-            changed = self._services.adopt(rules)
-        if not changed and self._services.refusals == self._service_refusals:
-            return
-        self._tables.paths.dirty |= changed
-        self.desired = replace(self._with_services(self._base), frozen=self.frozen)
-        self._desired_changed = True
-
-    def _service_rules(self) -> ServiceRules | None:
-        """What decides about services now; None: nothing is known, so nothing is said."""
-        rules = self._rules
-        if rules is None or self._waiting_for_services():
-            return None
-        exclusion = self._kubernetes.exclusion
-        return replace(rules, excluded=exclusion) if exclusion else rules
-
-    def _with_services(self, base: Desired) -> Desired:
-        services = self._services
-        refusals = self._service_refusals = services.refusals
-        return replace(
-            base,
-            originated={**services.originated, **base.originated} if services.originated else base.originated,
-            refusals=tuple(sorted({*base.refusals, *refusals})) if refusals else base.refusals,
-        )
-
-    def _waiting_for_services(self) -> bool:
-        """Nobody knows (yet) which service routes of before our start are still right."""
-        if not self._kubernetes.missing:
-            return False
-        return self._now is None or self._started is None or self._now < self._started + PATIENCE
-
-    def _waiting_for_pod_cidrs(self) -> bool:
-        """Nobody knows (yet) whose pods are where; that has no end, as with the datastore."""
-        return self._kubernetes.missing and self._kubernetes.pod_cidrs is not None
-
-    def _holding(self) -> str:
-        """Why nothing that was advertised before our start may go yet."""
-        if self._waiting_for_pod_cidrs():
-            return "the nodes' podCIDRs are not known: Kubernetes has not been heard"
-        if self._waiting_for_services() and self._rules is not None and any(self._rules.ranges):
-            return "services are not known: Kubernetes has not been heard"
-        return ""
+        changed = self._services.decide(self._early, services)
+        if changed or self._services.refuses_otherwise:
+            self._tables.paths.dirty |= changed
+            self.desired = replace(self._services.added_to(self._base), frozen=self.frozen)
+            self._desired_changed = True
 
     def _freeze(self) -> None:
         """Locked: what was right before stays, and says why. `desire` runs again at the next change."""

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from felix_like.calc import graph as graph_module
-from felix_like.calc.graph import CalcGraph
 from felix_like.calc.kubernetes import PATIENCE
 from felix_like.calc.services import Services
 from felix_like.calc.snapshot import Change
 from felix_like.model.bgp import ClusterInformation, PrefixAdvertisement
-from felix_like.model.desired import LocalNode
 from felix_like.model.service import EXCLUDE_LABEL
 from tests.support.hands import Hands, calculation
 from tests.support.rib_world import Driver, ip, net, path, session
@@ -394,6 +392,6 @@ def test_a_service_that_is_gone_leaves_nothing() -> None:
     world.settle()
     world.graph.on_kubernetes(told(gone=(WEB, endpoints("web", here=1))), True)
     assert originated(world.settle()) == {MINE, *RANGES_ALONE}
-    fresh = CalcGraph(LocalNode(name="a"), kubernetes=True)
-    assert world.graph._kubernetes.snapshot.services == fresh._kubernetes.snapshot.services
-    assert world.graph._kubernetes.snapshot.slices_of(WEB.id) == []
+    assert explained(world, WEB_ALONE) == ["service: none is known that has this address"]
+    world.graph.on_kubernetes(told(WEB), True)  # without its slice
+    assert originated(world.settle()) == {MINE, *RANGES_ALONE}
