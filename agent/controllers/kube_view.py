@@ -26,6 +26,7 @@ POD_IPS = "cni.projectcalico.org/podIPs"
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 """Annotation with the addresses of a pod's further networks (Network Plumbing Working Group)."""
 FINISHED = ("Succeeded", "Failed")
+NOT_YET = "Kubernetes has not been heard yet"
 Json = dict[str, Any]
 
 
@@ -47,7 +48,7 @@ class KubeView:
         self._nodes: dict[str, KubeNode] = {}
         self._pods: dict[tuple[str, str], PodUse] = {}
         self._keys: dict[str, Seen | Malformed] = {}
-        self._stale: str | None = "Kubernetes has not been heard yet"
+        self._stale: str | None = NOT_YET
         self.changed = asyncio.Event()
         """Set when a node, or whether all is known, has changed; whoever waits clears it."""
 
@@ -95,6 +96,11 @@ class KubeView:
             if isinstance(value, Malformed):
                 return f"{key} of Kubernetes cannot be read: {value.reason}"
         return ""
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing was heard yet, good or bad: no reason to complain."""
+        return self._stale is NOT_YET
 
     def nodes(self) -> Mapping[str, KubeNode] | No:
         return No(self.doubt) if self.doubt else self._nodes

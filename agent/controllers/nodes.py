@@ -25,6 +25,7 @@ from felix_like.datastore.watch import Informer, InSync, Stale
 from felix_like.model.verdict import No
 
 Json = dict[str, Any]
+NOT_YET = "etcd has not been heard yet"
 SETTLE = 0.1
 """Seconds in which changes are gathered before a look."""
 
@@ -70,7 +71,7 @@ class _Term:
         self._client = leadership.client
         self._cas = CasStore(leadership.client)
         self._informer = Informer(controller._etcd, (NODES,), vital=(NODES,))
-        self._stale: str | None = "etcd has not been heard yet"
+        self._stale: str | None = NOT_YET
         self._missing = Missing()
         self.view = KubeView(controller._kube, pods=False)
 
@@ -101,7 +102,8 @@ class _Term:
         if isinstance(nodes, No) or self._stale is not None:
             # What was missing was not seen to be missing in between.
             self._missing = Missing({}, self._missing.held_until)
-            self._own._deeds.trouble(self._own.name, nodes.reason if isinstance(nodes, No) else self._stale)
+            reason = nodes.reason if isinstance(nodes, No) else self._stale
+            self._own._deeds.trouble(self._own.name, None if self._is_new else reason)
             return None
         expected: dict[str, str] = {}
         stored: dict[str, Json] = {}
@@ -128,6 +130,10 @@ class _Term:
             await self._remove(name, expected[name])
         self._own._deeds.trouble(self._own.name, "; ".join(notes[:3]))
         return removal.again_at
+
+    @property
+    def _is_new(self) -> bool:
+        return self.view.is_new or self._stale is NOT_YET
 
     async def _sync_labels(
         self, stored: Mapping[str, Json], expected: Mapping[str, str], nodes: Mapping[str, KubeNode]

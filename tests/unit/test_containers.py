@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from agent import settings
+from agent.controllers import registry
+from agent.controllers import settings as controller_settings
 from agent.lab.compose import plan
 
 TOP = Path(__file__).parents[2]
@@ -172,14 +174,85 @@ def test_the_pod_has_capabilities_instead_of_privileges() -> None:
         assert security["allowPrivilegeEscalation"] is True
 
 
-def test_the_pod_asks_the_kubernetes_api_nothing() -> None:
-    kinds = {
-        document["kind"]
-        for path in KUBERNETES.rglob("*.yaml")
+def documents(*kinds: str) -> list[dict[str, Any]]:
+    """Of all manifests, those of these kinds."""
+    every = (
+        document
+        for path in sorted(KUBERNETES.rglob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())
+    )
+    return [document for document in every if document.get("kind") in kinds]
+
+
+def test_nobody_may_write_in_the_kubernetes_api() -> None:
+    rules = [rule for role in documents("Role", "ClusterRole") for rule in role["rules"]]
+    assert {verb for rule in rules for verb in rule["verbs"]} <= {"get", "list", "watch"}
+    assert not [rule for rule in rules if "*" in (*rule["resources"], *rule["apiGroups"])]
+
+
+def test_only_who_has_a_role_has_a_token() -> None:
+    bound = {
+        subject["name"]
+        for binding in documents("RoleBinding", "ClusterRoleBinding")
+        for subject in binding["subjects"]
     }
-    assert not [kind for kind in kinds if "Role" in kind]
-    assert pod()["automountServiceAccountToken"] is False
+    for workload in (daemon_set(), controllers()):
+        template = workload["spec"]["template"]["spec"]
+        assert template["automountServiceAccountToken"] is (template["serviceAccountName"] in bound)
+
+
+# --- the controllers ----------------------------------------------------------------------------------
+
+
+def controllers() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((KUBERNETES / "base/controllers.yaml").read_text())
+    return found
+
+
+def test_the_controllers_have_no_right_at_all_on_their_node() -> None:
+    template = controllers()["spec"]["template"]["spec"]
+    assert template["securityContext"]["runAsNonRoot"] is True
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & template.keys()
+    (container,) = template["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"requests", "limits"} == set(container["resources"])
+    for volume in template.get("volumes", ()):
+        assert "hostPath" not in volume
+
+
+def test_the_controllers_settings_exist_and_the_probes_ask_where_they_listen() -> None:
+    (container,) = controllers()["spec"]["template"]["spec"]["containers"]
+    given = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert given.keys() <= {setting.name for setting in controller_settings.table(registry.names())}
+    (port,) = container["ports"]
+    assert given["TORTIE_HEALTH_ADDRESS"] == f"0.0.0.0:{port['containerPort']}"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == port["name"]
+
+
+def test_a_new_replica_stands_by_before_the_old_one_goes() -> None:
+    assert controllers()["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_the_controllers_get_the_files_that_the_settings_name() -> None:
+    """The settings are the agent's; where an overlay mounts files for it, the controllers get them, too."""
+    for overlay in OVERLAYS:
+        patches = [
+            yaml.safe_load((overlay / patch["path"]).read_text())
+            for patch in yaml.safe_load((overlay / "kustomization.yaml").read_text()).get("patches", ())
+            if "path" in patch
+        ]
+        mounts = {
+            patch["kind"]: {mount["mountPath"] for mount in container["volumeMounts"]}
+            for patch in patches
+            for container in patch["spec"]["template"]["spec"].get("containers", ())
+            if "volumeMounts" in container
+        }
+        assert mounts.get("Deployment") == mounts.get("DaemonSet"), overlay.name
 
 
 def test_the_last_good_snapshot_outlives_pod_and_reboot() -> None:
