@@ -180,6 +180,21 @@ def test_until_then_the_calico_nodes_own_word_serves() -> None:
     assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}, "Kubernetes has no such node"
 
 
+@pytest.mark.parametrize("away", [True, False], ids=["does not answer", "is in sync"])
+def test_the_last_good_copy_counts_once_kubernetes_does_not_answer_or_confirms_it(away: bool) -> None:
+    world = Driver(kubernetes=True, use_pod_cidr=True)
+    world.graph.on_datastore(told(*CLUSTER), True)
+    world.graph.on_kubernetes(told(ON_A), False)
+    assert world.settle().fib() == {}
+    assert not world.outcome.authoritative
+    if away:
+        world.graph.on_kubernetes_stale("connection refused")
+    else:
+        world.graph.on_kubernetes((), True)
+    assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}
+    assert world.outcome.authoritative
+
+
 def test_this_node_s_name_in_kubernetes_is_what_its_settings_say() -> None:
     world = Driver(kubernetes=True, use_pod_cidr=True, kubernetes_name="worker-1")
     world.graph.on_datastore(told(*CLUSTER), True)
