@@ -246,7 +246,7 @@ def take_away(safe: Sequence[Leftover]) -> list[str]:
         return [
             f"{one.route.key.prefix}: {reason}"
             for one in safe
-            if (reason := _taken_away(one, writer.write)) is not None
+            if (reason := taken_away(one, writer.write)) is not None
         ]
     finally:
         writer.close()
@@ -255,13 +255,14 @@ def take_away(safe: Sequence[Leftover]) -> list[str]:
 Write = Callable[[Sequence[tuple[tuple[int, int], "Route"]]], list[Any]]
 
 
-def _taken_away(one: Leftover, write: Write) -> str | None:
-    """None when it is gone."""
+def taken_away(one: Leftover, write: Write) -> str | None:
+    """None when it is gone. Raises Failed for who may not."""
     for step in steps(one):
         for failure in write([step]):
             if failure.errno == errno.EPERM:
                 raise Failed("the kernel lets only root change routes: run it as root (CAP_NET_ADMIN)")
-            if failure.errno not in (errno.ESRCH, errno.ENOENT):  # gone in the meantime
+            # The old one is gone, or the new one there, in the meantime.
+            if failure.errno not in (errno.ESRCH, errno.ENOENT, errno.EEXIST):
                 return str(failure.reason)
     return None
 

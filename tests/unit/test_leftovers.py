@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from agent.cli import birdsocket
+from agent.cli.errors import Failed
 from agent.cli.leftover_routes import Heir, Leftover, by_prefix, judge
-from agent.cli.leftovers import leftovers, render, steps
+from agent.cli.leftovers import Write, leftovers, render, steps, taken_away
 from agent.netlink.rtnetlink import APPEND, DELETE, REPLACE, KernelRoute
+from agent.netlink.sockets import Failure
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import KernelNextHop, Route, RouteKey
 from felix_like.model.verdict import No
@@ -105,6 +108,38 @@ def test_a_route_in_our_place_becomes_ours_without_a_gap() -> None:
     six = judged(seen(SIX, "2001:db8::1", metric=1024), heir(SIX, "2001:db8::1", installed=False))
     assert six.heir is not None
     assert steps(six) == [(REPLACE, six.heir.route)]
+
+
+def refusing(number: int) -> tuple[list[object], Write]:
+    """A kernel that refuses every message with this error, and what it was told."""
+    told: list[object] = []
+
+    def write(messages: Sequence[tuple[tuple[int, int], Route]]) -> list[Failure]:
+        told.extend(messages)
+        return [Failure(0, number, "so says the kernel")]
+
+    return told, write
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT, errno.EEXIST])
+def test_what_changed_in_the_meantime_is_no_failure(number: int) -> None:
+    left = judged(seen(FOUR, "192.0.2.1", metric=1024), heir(FOUR, "192.0.2.1", installed=False))
+    told, write = refusing(number)
+    assert taken_away(left, write) is None
+    assert told == steps(left), "every step is tried"
+
+
+def test_what_the_kernel_refuses_is_said_and_ends_it() -> None:
+    left = judged(seen(FOUR, "192.0.2.1", metric=1024), heir(FOUR, "192.0.2.1", installed=False))
+    told, write = refusing(errno.ENETUNREACH)
+    assert taken_away(left, write) == "so says the kernel"
+    assert len(told) == 1, "the old route is not deleted when the new one could not be put beside it"
+
+
+def test_who_may_not_is_told_so() -> None:
+    left = judged(seen(FOUR, "192.0.2.1"), heir(FOUR, "192.0.2.1"))
+    with pytest.raises(Failed, match="run it as root"):
+        taken_away(left, refusing(errno.EPERM)[1])
 
 
 def test_the_table_says_what_may_go_and_why_not() -> None:
