@@ -31,6 +31,11 @@ def claimed(path: Path) -> Iterator[None]:
             f"TORTIE_RUN_DIR: everyone may write in {path}, and so change the speaker's configuration; use a "
             f"directory of its own, or: chmod o-w {path}"
         )
+    if seen.st_uid not in (0, os.geteuid()):
+        raise SettingsError(
+            f"TORTIE_RUN_DIR: {path} belongs to user {seen.st_uid}, who could change the speaker's "
+            f"configuration; use a directory of its own, or: chown {os.geteuid()} {path}"
+        )
     if len(os.fsencode(path / "speaker.sock")) > LONGEST_SOCKET:
         raise SettingsError(
             f"TORTIE_RUN_DIR: {path} is too long for sockets in it; use at most "

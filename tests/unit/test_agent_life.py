@@ -69,6 +69,17 @@ def test_a_directory_that_everyone_may_write_in_is_refused(tmp_path: Path) -> No
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory away")
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with (
+        pytest.raises(SettingsError, match=r"belongs to user 65534, who could .* chown 0"),
+        claimed(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("content")
