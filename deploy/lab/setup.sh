@@ -48,7 +48,7 @@ packages_for() {
         "etcdctl:etcd-client" ;;
     test) packages_for lab
         echo bird:bird2 gobgpd:gobgpd nft:nftables tcpdump:tcpdump /usr/lib/frr/bgpd:frr \
-            mosquitto:mosquitto openssl:openssl ;;
+            mosquitto:mosquitto openssl:openssl prometheus:prometheus ;;
     esac
 }
 
@@ -109,7 +109,7 @@ install_packages() {
             case $name in
             etcd-server | etcd) as_root systemctl disable -q --now etcd || : ;;
             bird2) as_root systemctl disable -q --now bird || : ;;
-            frr | gobgpd | mosquitto) as_root systemctl disable -q --now "$name" || : ;;
+            frr | gobgpd | mosquitto | prometheus) as_root systemctl disable -q --now "$name" || : ;;
             esac
         done
     fi
