@@ -67,7 +67,8 @@ COMMANDS = (
     ("kernel/neighbours.txt", "ARP and neighbour discovery", ("ip", "neighbour")),
     ("kernel/nexthops.txt", "next hop objects", ("ip", "nexthop")),
     ("kernel/nft.txt", "nftables rules", ("nft", "list", "ruleset")),
-    ("kernel/sockets.txt", "TCP sockets", ("ss", "-tanpi")),
+    # Never -i: it shows TCP MD5 keys, and iproute2 6.1 prints them before everything else, without a mark.
+    ("kernel/sockets.txt", "TCP sockets with their timers", ("ss", "-tanpo")),
     ("kernel/socket-totals.txt", "sockets in numbers", ("ss", "-s")),
 )
 SYSTEMD = Path("/run/systemd/system")
@@ -239,7 +240,9 @@ def _explained(here: Here) -> Got:
         if entry.get("kernel") != "installed"
         or any(path.get("rejection") or path.get("validity") == "invalid" for path in entry.get("paths", []))
     ]
-    lines = [f"{len(odd)} prefixes are refused or not installed; the first {min(len(odd), MOST_EXPLAINED)}:"]
+    if not odd:
+        return text("Nothing is refused, and everything is installed.\n")
+    lines = [f"Refused or not installed: {len(odd)}; the first {min(len(odd), MOST_EXPLAINED)}:"]
     for prefix in odd[:MOST_EXPLAINED]:
         lines += ["", *_ask(here, {"ask": "explain", "prefix": prefix}).get("lines", [])]
     return text("\n".join([*map(str, lines), ""]))
