@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agent.controllers.copying import Duty
 from agent.controllers.deeds import Deeds
@@ -20,18 +22,19 @@ from agent.controllers.election import Leadership
 from agent.controllers.mirror import Mirror
 from agent.controllers.policies import DUTIES, copying_controller
 from felix_like.datastore.cas import CasStore, encode
-from felix_like.datastore.client import Client
+from felix_like.datastore.client import Client, Compare, Delete, Get, Put, TxnReply
 from felix_like.datastore.config import EtcdConfig
-from felix_like.datastore.errors import GuardFailed
+from felix_like.datastore.errors import Denied, EtcdError, GuardFailed, Refused, Unavailable
+from felix_like.datastore.guarded import GuardedClient
 from felix_like.datastore.keys import RESOURCES
 from felix_like.datastore.kube.access import KubeAccess
 from felix_like.datastore.kube.client import KubeClient
 from felix_like.datastore.kube.informer import Pace
 from tests.support.controllers import LEADER_KEY, office, until, working
-from tests.support.etcd import EtcdMember, etcd, eventually
+from tests.support.etcd import Cut, EtcdMember, etcd, eventually
 from tests.support.kube_api import KubeApi, kube_api
 from tests.support.kube_objects import namespace, network_policy, pod, service_account
-from tests.support.kube_store import Rule
+from tests.support.kube_store import Rule, rules_of
 
 pytestmark = pytest.mark.etcd
 ROOT = Path(__file__).parents[2]
@@ -537,6 +540,92 @@ async def test_a_policy_that_etcd_refuses_stops_no_other(world: World) -> None:
             world.api.put(network_policy("huge", DENY))
             await world.there("networkpolicies/default/knp.default.huge")
             await eventually(lambda: "policy" not in world.deeds.troubles)
+
+
+class Reluctant(GuardedClient):
+    """Fails the first writes, in one way after the other."""
+
+    failures: list[EtcdError]
+
+    async def txn(
+        self,
+        compare: Sequence[Compare],
+        success: Sequence[Put | Delete | Get],
+        failure: Sequence[Put | Delete | Get] = (),
+    ) -> TxnReply:
+        if self.failures:
+            raise self.failures.pop()
+        return await super().txn(compare, success, failure)
+
+
+async def test_a_write_that_fails_is_tried_again(world: World) -> None:
+    cluster(world.api)
+    await world.put("networkpolicies/default/knp.default.gone", document("NetworkPolicy", "x", {}))
+    async with term(world) as leadership:
+        client = Reluctant(world.etcd, leadership.guards)
+        client.failures = [
+            Refused("mvcc: database space exceeded"),
+            Unavailable("no leader"),
+            Denied("no"),
+        ] * 3
+        leadership.__dict__["client"] = client  # where it is cached
+        async with working(world.one("policy"), leadership=leadership):
+            await world.there(WEB, "networkpolicies/shop/knp.default.deny")
+
+            async def gone() -> bool:
+                return "networkpolicies/default/knp.default.gone" not in await world.stored()
+
+            await until(gone)
+            await eventually(lambda: "policy" not in world.deeds.troubles)
+    assert not client.failures
+
+
+async def test_what_both_sides_have_forgotten_meanwhile_is_found_by_listing(world: World) -> None:
+    """All copies gone from etcd, and the last object from Kubernetes, while we were cut off from either."""
+    world.api.put(network_policy("web", DENY), namespace("default"))
+    async with Cut(world.member.client_port) as cut:
+        async with Client(EtcdConfig(endpoints=(cut.endpoint,))) as ours, term(world) as leadership:
+            leadership = dataclasses.replace(leadership, reader=ours)
+            async with working(world.one("policy"), world.one("namespace"), leadership=leadership):
+                await world.there(WEB, "profiles/kns.default")
+                cut.closed = True
+                cut.cut()
+                await eventually(lambda: world.deeds.troubles.keys() == {"policy", "namespace"})
+                for key in (WEB, "profiles/kns.default"):
+                    await world.etcd.delete(RESOURCES + key)
+                await world.etcd.compact(await world.etcd.put("/elsewhere", b""))
+                cut.closed = False
+                await world.there(WEB, "profiles/kns.default")
+
+                await world.api.stop()
+                world.api.delete(network_policy("web", DENY))
+                world.api.compact()
+                await world.api.start()
+
+                async def gone() -> bool:
+                    return (await world.stored()).keys() == {"profiles/kns.default"}
+
+                await until(gone)
+
+
+async def test_the_cluster_role_is_enough(world: World) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/rbac-controllers.yaml").read_text())
+    world.api.rules = rules_of(documents)
+    cluster(world.api)
+    async with term(world) as leadership:
+        async with working(*world.all(), leadership=leadership):
+            await world.caught_up()
+    assert {one.status for one in world.api.log} == {200}
+    assert {(one.verb, one.group, one.resource) for one in world.api.log} == {
+        (verb, group, resource)
+        for verb in ("list", "watch")
+        for group, resource in (
+            ("networking.k8s.io", "networkpolicies"),
+            ("", "namespaces"),
+            ("", "serviceaccounts"),
+            ("", "pods"),
+        )
+    }
 
 
 @contextlib.asynccontextmanager
