@@ -251,6 +251,25 @@ def test_communities_of_prefix_advertisements_go_with_service_routes() -> None:
     assert str(desired.originated[net(WEB_ALONE)].next_hop) == "192.0.2.1"
 
 
+def test_other_communities_and_another_address_reach_routes_that_are_advertised_already() -> None:
+    world = started()
+    world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), True)
+    world.settle()
+    tagged = configuration(
+        service_cluster_ips=(CLUSTER_IPS,),
+        service_load_balancer_ips=(BALANCERS,),
+        prefix_advertisements=(PrefixAdvertisement(cidr=net(WEB_ALONE), communities=("64512:8",)),),
+    )
+    world.graph.on_datastore(told(tagged, node("a", "192.0.2.11/24")), True)
+    world.settle()
+    sent = {str(prefix): attributes for prefix, attributes in world.told[ip(B4)].items()}
+    assert {p: (str(a.next_hop), a.communities) for p, a in sent.items() if p != MINE} == {
+        WEB_ALONE: ("192.0.2.11", ("64512:8",)),
+        str(CLUSTER_IPS): ("192.0.2.11", ()),
+        str(BALANCERS): ("192.0.2.11", ()),
+    }
+
+
 def test_a_pool_that_is_not_exported_keeps_its_services_at_home() -> None:
     balancers = pool("balancers", "198.51.100.0/24", allowed_uses=("LoadBalancer",), disable_bgp_export=True)
     world = started(balancers)
@@ -323,6 +342,15 @@ def test_a_reflector_passes_service_routes_on_as_they_are() -> None:
     world.settle()
     reflected = world.told[ip("192.0.2.3")][net("198.51.100.5/32")]
     assert (str(reflected.next_hop), reflected.originator_id) == (B4, B4)
+
+
+def test_a_range_of_load_balancers_that_is_a_pool_as_well_is_routed_as_a_range() -> None:
+    balancers = pool("balancers", str(BALANCERS), allowed_uses=("LoadBalancer",))
+    world = started(balancers, kubernetes=False)
+    world.graph.on_peer_up(ip(B4), session(B4), 1000.0)
+    world.graph.on_learned(ip(B4), path(B4), [net("198.51.100.5/32")])
+    assert world.settle().fib() == {MINE: "blackhole"}
+    assert world.verdicts() == {f"{B4} 198.51.100.5/32": "valid"}
 
 
 def test_a_pool_more_specific_than_a_service_range_is_routed_as_a_pool() -> None:
