@@ -34,6 +34,7 @@ from deploy.grafana.panels import (
 )
 
 JOB = 'job="tortie"'
+CONTROLLERS = 'job="tortie-controllers"'
 NODE = f'{JOB}, instance="$node"'
 NO_SERIES = "or vector(0)"
 NODE_PAGE = "/d/tortie-node?var-node=${__value.raw}&${__url_time_range}"
@@ -58,6 +59,12 @@ def missing(which: str) -> str:
         f'tortie_kernel_routes{{{which}, state="wanted"}}'
         f' - ignoring (state) tortie_kernel_routes{{{which}, state="installed"}}'
     )
+
+
+def done() -> str:
+    """What tortie-controllers did."""
+    increase = f"increase(tortie_controllers_deeds_total{{{CONTROLLERS}}}[{RATE}])"
+    return f"sum by (deed, reason) ({increase})"
 
 
 def quantile(share: float, which: str) -> str:
@@ -316,6 +323,34 @@ FLEET = dashboard(
                     "Starts",
                     Query(expr=f"changes(process_start_time_seconds{{{JOB}}}[5m])", legend="{{instance}}"),
                     about="In the last five minutes.",
+                ),
+            ],
+        ),
+        Row(
+            title="tortie-controllers",
+            panels=[
+                series(
+                    "Leader",
+                    Query(expr=f"tortie_controllers_leader{{{CONTROLLERS}}}", legend="{{instance}}"),
+                    Query(
+                        expr=f"tortie_controllers_dry_run{{{CONTROLLERS}}}", legend="{{instance}}: dry run"
+                    ),
+                    about="One replica leads, the others stand by.",
+                ),
+                series(
+                    "What was done",
+                    Query(
+                        expr=done(),
+                        legend="{{deed}}: {{reason}}",
+                    ),
+                    stacked=True,
+                ),
+                series(
+                    "Controllers in trouble",
+                    Query(
+                        expr=f"sum by (controller) (tortie_controllers_trouble{{{CONTROLLERS}}})",
+                        legend="{{controller}}",
+                    ),
                 ),
             ],
         ),

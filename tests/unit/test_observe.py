@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.controllers import doors
+from agent.controllers.deeds import Deeds
+from agent.controllers.election import Standing
 from agent.lab.compose import plan
 from agent.web.metrics import TABLE
 from deploy.grafana.pages import PAGES, text
@@ -23,6 +26,7 @@ from deploy.grafana.pages import PAGES, text
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
+JOBS = {"tortie", "tortie-controllers"}
 OTHERS = {"up": {"instance", "job"}, "ALERTS": {"alertname", "alertstate"}}
 """What Prometheus adds, with the labels that may be asked for."""
 TARGET = {"instance", "job"}
@@ -32,6 +36,8 @@ SEVERITIES = {"critical", "warning", "info"}
 def known() -> dict[str, set[str]]:
     """Series -> labels."""
     names: dict[str, set[str]] = dict(OTHERS)
+    for family in doors.families(Standing(leading=True), busy()):
+        names[family.name] = TARGET.union(*(labels for _, labels, _ in family.samples))
     for metric in TABLE:
         labels = TARGET | set(metric.labels)
         if metric.kind == "histogram":
@@ -39,6 +45,14 @@ def known() -> dict[str, set[str]]:
         else:
             names[metric.name] = labels
     return names
+
+
+def busy() -> Deeds:
+    """Controllers of which every metric has a sample."""
+    deeds = Deeds()
+    deeds.trouble("ipam", "etcd is away")
+    deeds.did("release-address", "leaked", "10.0.0.1", "nobody uses it")
+    return deeds
 
 
 def selectors(expr: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -92,7 +106,8 @@ def test_every_series_and_label_is_in_the_exposition(where: str, expr: str) -> N
         assert name in names, f"{where}: nobody exposes {name}"
         assert labels.keys() <= names[name], f"{where}: {name} has no {labels.keys() - names[name]}"
         if name not in OTHERS or name == "up":
-            assert labels["job"] == "tortie", where
+            ours = "tortie-controllers" if name.startswith("tortie_controllers_") else "tortie"
+            assert labels["job"] in (JOBS if name == "up" else {ours}), where
 
 
 def test_the_reader_of_expressions_sees_what_is_wrong() -> None:
@@ -183,12 +198,27 @@ def test_every_job_names_its_targets() -> None:
     for job in jobs("prometheus.yml").values():
         for config in job["static_configs"]:
             assert config["labels"].keys() == {"instance"}
-    (relabelled,) = [
-        rule
-        for rule in jobs("kubernetes.yml")["tortie"]["relabel_configs"]
+    names = {
+        job: rule["source_labels"]
+        for job, config in jobs("kubernetes.yml").items()
+        for rule in config["relabel_configs"]
         if rule.get("target_label") == "instance"
-    ]
-    assert relabelled["source_labels"] == ["__meta_kubernetes_pod_node_name"]
+    }
+    assert names == {
+        "tortie": ["__meta_kubernetes_pod_node_name"],
+        "tortie-controllers": ["__meta_kubernetes_pod_name"],
+    }
+
+
+def test_the_controllers_are_found_by_their_label_and_port() -> None:
+    path = DEPLOY / "kubernetes/base/controllers.yaml"
+    template = yaml.safe_load(path.read_text())["spec"]["template"]
+    job = jobs("kubernetes.yml")["tortie-controllers"]
+    ((selector,),) = (config["selectors"] for config in job["kubernetes_sd_configs"])
+    assert selector["label"] == f"app={template['metadata']['labels']['app']}"
+    (kept,) = (rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep")
+    ports = [port["name"] for one in template["spec"]["containers"] for port in one["ports"]]
+    assert ports == [kept]
 
 
 def test_in_kubernetes_the_agents_listen_where_prometheus_and_the_probes_ask(tmp_path: Path) -> None:
