@@ -1,4 +1,4 @@
-"""`tortiectl ipam show`: how full the pools and blocks are, in calicoctl's layout."""
+"""`tortiectl ipam`: how full the pools and blocks are, in calicoctl's layout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.errors import Failed, printable, warn
+from agent.cli.ipam_check import check
 from agent.cli.store import resources, with_etcd
 from agent.cli.tables import box
 
@@ -47,6 +48,8 @@ class Usage:
 def ipam() -> None:
     """Show how the pools' addresses are used."""
 
+
+ipam.add_command(check)
 
 EPILOG = """\b
 Examples:

@@ -212,18 +212,27 @@ async def test_without_kubernetes_it_says_what_it_does_not_do(client: Client, me
         await until(lambda: _says(one, "/metrics", "tortie_controllers_last_look_seconds"))
 
 
-async def test_the_manifests_rights_are_enough(
+async def test_the_manifests_rights_are_enough_and_none_is_unused(
     client: Client, member: EtcdMember, api: KubeApi, tmp_path: Path
 ) -> None:
-    """And none of them is unused: test_containers compares the two lists."""
+    """Every controller runs, an address is released whose pod is gone, and one whose node is."""
     documents = yaml.safe_load_all((TOP / "deploy/kubernetes/base/rbac-controllers.yaml").read_text())
-    api.rules = rules_of([one for one in documents if one["kind"].endswith("Role")])
+    rules = rules_of([one for one in documents if one["kind"].endswith("Role")])
+    api.rules = rules
     await give(client, "old", "a")
-    await put_node(client, "gone")
+    await give(client, "older", "gone")
     async with replica(member.endpoint, api.kubeconfig(tmp_path / "kubeconfig")) as one:
-        released = 'tortie_controllers_deeds_total{deed="release-address",reason="pod-gone"} 1'
-        await until(lambda: _says(one, "/metrics", released))
-        await until(lambda: _says(one, "/metrics", "tortie_controllers_nodes_missing 1"))
+        for reason in ("pod-gone", "node-gone"):
+            released = f'tortie_controllers_deeds_total{{deed="release-address",reason="{reason}"}} 1'
+            await until(lambda released=released: _says(one, "/metrics", released))
+        granted = {
+            (verb, group, resource)
+            for rule in rules
+            for verb in rule.verbs
+            for group in rule.groups
+            for resource in rule.resources
+        }
+        await eventually(lambda: {(a.verb, a.group, a.resource) for a in api.log} == granted, 60)
         assert "tortie_controllers_trouble{" not in await one.ask("/metrics")
 
 
