@@ -128,8 +128,13 @@ class KubeSecrets:
             self._old = {ref: self._old.get(ref, found.get(ref)) for ref in unheard}
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """What is wrong with the Secrets that are referred to."""
-        return self._refusals
+        """What is wrong with the Secrets that are referred to, also where a password is known from before."""
+        refused = {
+            Refusal(f"Secret {self._namespace}/{name}", reason)
+            for name, collection in self._followed.items()
+            if (reason := self._informer.refusal(collection))
+        }
+        return tuple(sorted({*self._refusals, *refused}))
 
     def _follow(self, names: set[str]) -> None:
         if names == self._followed.keys():

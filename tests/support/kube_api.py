@@ -618,6 +618,10 @@ class ServedKubeApi:
         async with kube_api(**self._options) as self.api:
             self._ready.set()
             await self._end.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def do(self, work: Callable[[KubeApi], R]) -> R:
         """Run something with the server in its thread; its answer."""
