@@ -489,7 +489,6 @@ ONE_NODE = dashboard(
             "datasource": {"type": "prometheus", "uid": "${datasource}"},
             "query": {"query": f"label_values(tortie_build_info{{{JOB}}}, instance)", "refId": "nodes"},
             "definition": f"label_values(tortie_build_info{{{JOB}}}, instance)",
-            "current": {},
             "hide": 0,
             "refresh": 2,
             "regex": "",

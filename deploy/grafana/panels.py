@@ -220,7 +220,6 @@ def dashboard(uid: str, title: str, about: str, rows: Sequence[Row], variables: 
         "label": "Prometheus",
         "type": "datasource",
         "query": "prometheus",
-        "current": {},
         "hide": 0,
         "refresh": 1,
         "regex": "",
@@ -250,6 +249,8 @@ def dashboard(uid: str, title: str, about: str, rows: Sequence[Row], variables: 
                 "includeVars": False,
                 "keepTime": True,
                 "targetBlank": False,
+                "icon": "external link",
+                "tooltip": "",
             }
         ],
         "panels": placed(rows),
