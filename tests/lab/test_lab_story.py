@@ -5,8 +5,11 @@ The tests share one lab and run in order; each leaves it whole.
 
 from __future__ import annotations
 
+import json
 import re
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,52 @@ def test_status_shows_the_rest_while_etcd_is_frozen(lab: RealLab) -> None:
         lab.lab("kill", "etcd", "--signal", "CONT")
     assert "etcd runs but does not answer (frozen?): blocks and routes are not shown." in status
     assert re.search(r"^node-3 +198\.18\.0\.13 +- +4/4 +- +2 +agent ", status, re.MULTILINE), status
+
+
+def test_checksystem_finds_a_node_of_the_lab_well_and_names_what_is_broken(lab: RealLab) -> None:
+    def check(code: int = 0) -> dict[str, str]:
+        said = lab.lab("exec", "node-2", "tortiectl", "node", "checksystem", "-o", "json", code=code)
+        return {one["check"]: f"{one['level']} {one['found']}" for one in json.loads(said)}
+
+    well = check()
+    assert not [text for text in well.values() if text.startswith(("WARN", "FAIL"))], well
+    assert well["port 179"].startswith("OK held by tortie-speaker")
+    assert well["our routes"].startswith("OK 6 with our mark")
+    lab.lab("exec", "node-2", "ip", "route", "del", "default")
+    lab.lab("exec", "node-2", "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
+    lab.lab("exec", "node-2", "ip", "route", "add", "blackhole", "10.65.99.0/26", "proto", "bird")
+    try:
+        broken = check(code=1)
+    finally:
+        lab.lab("exec", "node-2", "ip", "route", "del", "blackhole", "10.65.99.0/26", "proto", "bird")
+        lab.lab("exec", "node-2", "ip", "route", "add", "default", "via", "198.18.0.1")
+        lab.lab("exec", "node-2", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    assert broken["IPv4 forwarding"].startswith("FAIL off")
+    assert broken["pods' gateway"].startswith("FAIL no unicast route towards 169.254.1.1")
+    assert "blackhole 10.65.99.0/26" in broken["leftovers in pools"]
+    assert not [text for text in check().values() if text.startswith(("WARN", "FAIL"))]
+
+
+def test_diags_work_beside_a_hung_agent_and_a_frozen_etcd(lab: RealLab, tmp_path: Path) -> None:
+    out = tmp_path / "diags.tar.gz"
+    for who in ("etcd", "node-3/agent"):
+        lab.lab("kill", who, "--signal", "STOP")
+    try:
+        said = lab.lab("exec", "node-3", "tortiectl", "node", "diags", "-o", str(out))
+    finally:
+        for who in ("etcd", "node-3/agent"):
+            lab.lab("kill", who, "--signal", "CONT")
+    assert "without agent/status.json" in said
+    assert "without datastore.txt: etcd does not answer" in said
+    with tarfile.open(out) as packed:
+        texts = {
+            name.partition("/")[2]: packed.extractfile(name).read().decode() for name in packed.getnames()
+        }  # type: ignore[union-attr]
+    assert "proto bgp" in texts["kernel/routes.txt"]
+    assert "neighbor 198.18.0.11 {" in texts["speaker/exabgp.conf"]
+    assert "it hangs or is stopped" in texts["MANIFEST"]
+    assert "tortie-agent" in texts["processes.txt"]
+    until(lambda: lab.lab("status").count("4/4    4/4 ") == 3, "every session is established again", 90)
 
 
 def test_every_kernel_routes_to_every_other_nodes_blocks(lab: RealLab) -> None:
