@@ -100,7 +100,8 @@ def _route_line(
 ) -> str:
     route = tables.kernel.wanted.get(prefix)
     if route is not None and route.kind == "blackhole":
-        return "route: blackhole, it is this node's own block"
+        holding = tables.ownership.blocks.get(prefix)
+        return f"route: blackhole, it is this node's own {holding.kind if holding is not None else 'block'}"
     if route is not None:
         return f"route: {', '.join(next_hop_text(hop, device) for hop in route.next_hops)}"
     if selected and (reason := refuse_install(prefix, desired, tables.exports.rules)):

@@ -40,7 +40,8 @@ class Kubernetes:
         self.stale: str | None = None
         """Why what it said may be old."""
         self.pod_cidrs = PodCidrs(local) if local.use_pod_cidr else None
-        self._name = local.kubernetes_name or local.name
+        self.name = local.kubernetes_name or local.name
+        """This node's, there."""
         self._heard = False
         self._in_sync = False
 
@@ -64,7 +65,7 @@ class Kubernetes:
     @property
     def exclusion(self) -> str:
         """Why its own Node keeps this node from advertising services; empty: it does not."""
-        node = self.snapshot.kubernetes_nodes.get(self._name)
+        node = self.snapshot.kubernetes_nodes.get(self.name)
         return EXCLUDED if node is not None and is_excluded(node.labels) else ""
 
     def nodes(self) -> dict[str, KubernetesNode] | None:

@@ -121,8 +121,16 @@ class ServiceRoutes:
     def explain(self, prefix: Prefix) -> list[str]:
         """What there is to say of services at this prefix."""
         lines = list(self._services.explain(prefix))
-        if lines and self._kubernetes.stale is not None:
-            lines.append(f"Kubernetes cannot be followed: {self._kubernetes.stale}")
-        elif lines and not self._kubernetes.expected:
+        kubernetes = self._kubernetes
+        if not lines:
+            return lines
+        if kubernetes.stale is not None:
+            lines.append(f"Kubernetes cannot be followed: {kubernetes.stale}")
+        elif not kubernetes.expected:
             lines.append("single services are not known: this agent has no access to Kubernetes")
+        if kubernetes.known and kubernetes.name not in kubernetes.snapshot.kubernetes_nodes:
+            lines.append(
+                f"Kubernetes shows no Node {kubernetes.name}: if that is not this node's name there, no "
+                "endpoint counts as being here. Set CALICO_K8S_NODE_REF"
+            )
         return lines

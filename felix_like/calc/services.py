@@ -229,6 +229,8 @@ class Services:
 
     def _may_announce(self, rules: ServiceRules, prefix: Prefix) -> Yes | Fault:
         """Would it do harm, or could nobody use it? The other nodes' origin validation asks the same."""
+        if prefix.is_default:
+            return Fault("it is the whole address space. List the ranges that services have")
         taken = self._ownership.node_inside(prefix)
         if taken is not None:
             name, address = taken

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from felix_like.calc.snapshot import Malformed
+from felix_like.calc.snapshot import Change, Malformed
 from felix_like.model.address import Prefix
 from felix_like.model.service import EXCLUDE_LABEL
 from tests.support.kube_world import KubeWorld
@@ -18,6 +21,7 @@ from tests.support.stories import (
     configuration,
     endpoints,
     every_telling,
+    key_of,
     kubernetes_node,
     node,
     play,
@@ -353,3 +357,66 @@ HEARD = (
 @every_telling
 def test_service_routes_of_others_are_known_but_never_installed(telling, order, kubernetes_first):
     play(telling(HEARD), order, KubeWorld(kubernetes_first=kubernetes_first))
+
+
+# -- any history --------------------------------------------------------------------------------------
+
+ADDRESSES = ("203.0.113.5", "203.0.113.6", "198.51.100.5", "198.51.99.9", "10.1.0.7", "192.0.2.2", "8.8.8.8")
+some = st.lists(st.sampled_from(ADDRESSES), max_size=3, unique=True)
+NEWS: dict[str, st.SearchStrategy[Any]] = {
+    **{
+        f"kube/services/default/{name}": st.none()
+        | st.builds(
+            service,
+            st.just(name),
+            st.sampled_from(["10.96.0.1", "10.96.0.2"]),
+            local=st.booleans(),
+            external=some,
+            balancer=some,
+        )
+        for name in ("one", "two", "three")
+    },
+    **{
+        f"kube/endpointslices/default/{name}-4-{part}": st.none()
+        | st.builds(
+            endpoints, st.just(name), st.integers(0, 1), st.booleans(), st.just(4), part=st.just(part)
+        )
+        for name in ("one", "two", "three")
+        for part in ("1", "2")
+    },
+    "kube/nodes/a": st.sampled_from([None, kubernetes_node("a"), kubernetes_node("a", **EXCLUDED)]),
+    key_of(A): st.sampled_from([None, A, FAR, LABELLED]),
+    key_of(B): st.sampled_from([None, B]),
+    key_of(PODS): st.sampled_from([None, PODS, replace(PODS, disable_bgp_export=True)]),
+    key_of(configuration()): st.sampled_from(
+        [
+            None,
+            configuration(**RANGES),
+            SINGLY,
+            NEAR_RANGES,
+            configuration(service_external_ips=nets("0.0.0.0/0")),
+        ]
+    ),
+}
+
+
+def ends_as(world: KubeWorld) -> Any:
+    desired = world.driver.graph.desired
+    assert desired is not None
+    return (replace(desired, revision=0), world.driver.adverts(), world.driver.fib())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(sorted(NEWS)).flatmap(lambda key: st.tuples(st.just(key), NEWS[key])), max_size=40
+    )
+)
+def test_whatever_happened_before_only_the_present_counts(history: list[tuple[str, Any]]) -> None:
+    told, fresh = KubeWorld(), KubeWorld(kubernetes_first=False)
+    told.tell([Change(key_of(value), value, 1) for value in (A, B, PODS, configuration(**RANGES))])
+    for key, value in history:
+        told.tell([Change(key, value, 1)])
+    present = {key_of(value): value for value in (A, B, PODS, configuration(**RANGES))} | dict(history)
+    fresh.tell([Change(key, value, 1) for key, value in present.items()])
+    assert ends_as(told) == ends_as(fresh)
