@@ -311,6 +311,24 @@ def test_nodes_and_pools_that_come_and_go_take_service_routes_along(telling, ord
     play(telling(NEWCOMERS), order, KubeWorld(kubernetes_first=kubernetes_first))
 
 
+ANYWHERE = configuration(service_external_ips=nets("0.0.0.0/0"))
+
+
+def test_the_whole_address_space_is_a_permission_and_not_announced() -> None:
+    sentence = (
+        "BGPConfiguration default: service range 0.0.0.0/0 is not advertised: "
+        "it is the whole address space. List the ranges that services have"
+    )
+    only = scene(
+        [A, B, PODS, ANYWHERE],
+        WEB,
+        endpoints("web", here=1),
+        originated={"203.0.113.5/32"},
+        refusals=[sentence],
+    )
+    play([Act((only,))], lambda batch: [batch], KubeWorld())
+
+
 def test_of_many_bad_services_some_are_named_and_the_others_counted() -> None:
     many = [service(f"s{i:03}", f"10.96.1.{i}", external=["203.0.114.1"]) for i in range(60)]
     broken = [
@@ -394,7 +412,7 @@ NEWS: dict[str, st.SearchStrategy[Any]] = {
             configuration(**RANGES),
             SINGLY,
             NEAR_RANGES,
-            configuration(service_external_ips=nets("0.0.0.0/0")),
+            ANYWHERE,
         ]
     ),
 }

@@ -414,6 +414,15 @@ def test_an_address_is_explained_by_its_services() -> None:
     assert explained(world, "10.96.0.0/12") == [f"service range: not advertised: {label}"]
 
 
+def test_a_name_that_kubernetes_does_not_know_is_said() -> None:
+    world = started()
+    world.graph.on_kubernetes(told(WEB, endpoints("web", elsewhere=True)), True)
+    assert any("Kubernetes shows no Node a:" in line for line in world.graph.explain(net(WEB_ALONE)))
+    assert not any("shows no Node" in line for line in world.graph.explain(net(MINE)))
+    world.graph.on_kubernetes(told(kubernetes_node("a")), True)
+    assert not any("shows no Node" in line for line in world.graph.explain(net(WEB_ALONE)))
+
+
 def test_a_service_that_is_gone_leaves_nothing() -> None:
     world = started()
     world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), True)
