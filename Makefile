@@ -23,7 +23,7 @@ lab: setup-lab ## Build a lab in network namespaces and prove it by ping [NODES,
 lab-down: setup ## Remove the lab: nothing of it is left
 	@$(AS_ROOT) $(BIN)/tortiectl lab down
 
-compose-lab: setup ## Build images, start the lab of docker-compose.yml, prove and break it
+compose-lab: setup ## Build images, start the lab of docker-compose.yml, prove and break it [ARGS=--observe]
 	@$(BIN)/python -m agent.lab.compose up --faults $(ARGS)
 
 compose-lab-down: setup ## Remove that lab; its images stay
@@ -43,7 +43,7 @@ check: setup ## Lint, format check, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases --namespace-packages tests/bench
+	$(BIN)/mypy --explicit-package-bases --namespace-packages tests/bench deploy/grafana
 	$(BIN)/lint-imports
 
 format: setup ## Bring the code into the house's format

@@ -8,6 +8,7 @@ Every query wants the scrape job `tortie` with the node's name as `instance`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.grafana.panels import (
@@ -42,15 +43,25 @@ FOLDER = Path(__file__).parent / "dashboards"
 DATASTORE = words(
     _1=("connecting", BLUE), _2=("in sync", GREEN), _3=("stale: as last told", RED), _4=("locked", YELLOW)
 )
+KUBERNETES = words(
+    _1=("connecting", BLUE), _2=("in sync", GREEN), _3=("stale: as last told", RED), _4=("not needed", BLUE)
+)
 UP_DOWN = words(_0=("down", RED), _1=("up", GREEN))
 
 
-def datastore_state(which: str) -> str:
-    """The state as a number, for DATASTORE."""
-    weights = enumerate(("connecting", "in-sync", "stale", "frozen"), 1)
+def state(metric: str, states: Sequence[str], which: str) -> str:
+    """One of several states as a number, from 1 on, for the words above."""
     return " + ignoring (state) ".join(
-        f'{weight} * tortie_datastore_state{{{which}, state="{state}"}}' for weight, state in weights
+        f'{number} * {metric}{{{which}, state="{name}"}}' for number, name in enumerate(states, 1)
     )
+
+
+def datastore_state(which: str) -> str:
+    return state("tortie_datastore_state", ("connecting", "in-sync", "stale", "frozen"), which)
+
+
+def kubernetes_state(which: str) -> str:
+    return state("tortie_kubernetes_state", ("connecting", "in-sync", "stale", "idle"), which)
 
 
 def missing(which: str) -> str:
@@ -163,6 +174,11 @@ FLEET = dashboard(
                             title="etcd",
                             expr=f"max by (instance) ({datastore_state(JOB)})",
                             mappings=DATASTORE,
+                        ),
+                        Column(
+                            title="Kubernetes",
+                            expr=f"max by (instance) ({kubernetes_state(JOB)})",
+                            mappings=KUBERNETES,
                         ),
                         Column(
                             title="speaker",
@@ -384,6 +400,15 @@ ONE_NODE = dashboard(
                     "etcd",
                     Query(expr=datastore_state(NODE), legend="etcd"),
                     mappings=DATASTORE,
+                    width=6,
+                    height=5,
+                ),
+                timeline(
+                    "Kubernetes API",
+                    Query(expr=kubernetes_state(NODE), legend="Kubernetes"),
+                    about="Empty where there is no access to one.",
+                    mappings=KUBERNETES,
+                    width=6,
                     height=5,
                 ),
                 timeline(
@@ -391,11 +416,13 @@ ONE_NODE = dashboard(
                     Query(expr=f"tortie_speaker_up{{{NODE}}}", legend="speaker"),
                     Query(expr=f"tortie_broker_up{{{NODE}}}", legend="broker"),
                     mappings=UP_DOWN,
+                    width=6,
                     height=5,
                 ),
                 series(
                     "etcd revisions acted on",
                     Query(expr=f"rate(tortie_datastore_revision{{{NODE}}}[{RATE}])", legend="per second"),
+                    width=6,
                     height=5,
                 ),
             ],
