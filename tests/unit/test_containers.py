@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import shutil
 import subprocess
@@ -16,7 +18,18 @@ import yaml
 from agent import settings
 from agent.controllers import registry
 from agent.controllers import settings as controller_settings
+from agent.kube_secrets import KubeSecrets
+from agent.kube_state import Track
 from agent.lab.compose import plan
+from felix_like.datastore.kube.access import SERVICE_ACCOUNT, KubeAccess
+from felix_like.datastore.kube.client import KubeClient
+from felix_like.datastore.kube.codec import collections
+from felix_like.datastore.kube.informer import InSync, KubeInformer
+from felix_like.model.bgp import SecretRef
+from felix_like.model.desired import LocalNode
+from tests.support.etcd import eventually
+from tests.support.kube_api import kube_api
+from tests.support.kube_store import rules_of
 
 TOP = Path(__file__).parents[2]
 KUBERNETES = TOP / "deploy/kubernetes"
@@ -198,7 +211,78 @@ def test_only_who_has_a_role_has_a_token() -> None:
     }
     for workload in (daemon_set(), controllers()):
         template = workload["spec"]["template"]["spec"]
-        assert template["automountServiceAccountToken"] is (template["serviceAccountName"] in bound)
+        tokens = {
+            volume["name"]
+            for volume in template.get("volumes", ())
+            for source in volume.get("projected", {}).get("sources", ())
+            if "serviceAccountToken" in source
+        }
+        has_one = template["automountServiceAccountToken"] or bool(tokens)
+        assert has_one is (template["serviceAccountName"] in bound)
+
+
+def test_of_a_nodes_programs_only_the_agent_has_a_token() -> None:
+    assert pod()["automountServiceAccountToken"] is False
+    mounts = {
+        container["name"]: mount["readOnly"]
+        for container in (*pod()["containers"], *pod()["initContainers"])
+        for mount in container["volumeMounts"]
+        if mount["mountPath"] == str(SERVICE_ACCOUNT)
+    }
+    assert mounts == {"agent": True}
+    (volume,) = (volume for volume in pod()["volumes"] if "projected" in volume)
+    paths = {
+        path["path"]
+        for source in volume["projected"]["sources"]
+        for path in (source.get("serviceAccountToken") or source["configMap"]["items"][0],)
+    }
+    assert paths == {"token", "ca.crt"}, "what the client reads"
+
+
+async def test_a_node_may_ask_exactly_what_it_asks(tmp_path: Path) -> None:
+    """Against the Roles as they are written: nothing is refused, and no verb or resource goes unused."""
+    roles = [
+        role
+        for role in documents("ClusterRole", "Role")
+        if role["metadata"]["name"].startswith("tortie-node")
+    ]
+    rules = rules_of(roles)
+    local = LocalNode(name="node-1")
+    async with kube_api(rules=rules) as api:
+        client = KubeClient(KubeAccess(api.kubeconfig(tmp_path / "kubeconfig")))
+        informer = KubeInformer[Any](client, collections(local))
+        task = asyncio.create_task(first_in_sync(informer))
+        secrets = KubeSecrets(
+            client,
+            "kube-system",
+            changed=lambda: None,
+            remembered=lambda refs: {},
+            track=Track("passwords", lambda: 0.0),
+        )
+        secrets.look({SecretRef("bgp-passwords", "tor")})
+        following = asyncio.create_task(secrets.run())
+        await asyncio.wait_for(task, 60)
+        await eventually(lambda: secrets.track.state.state == "in-sync")
+        following.cancel()
+        await asyncio.wait({following})
+        await client.close()
+        asked = {(one.verb, one.group, one.resource, one.namespace) for one in api.log}
+        assert {one.status for one in api.log} == {200}
+    assert asked == {
+        (verb, group, resource, rule.namespace)
+        for rule in rules
+        for verb in rule.verbs
+        for group in rule.groups
+        for resource in rule.resources
+    }
+
+
+async def first_in_sync(informer: KubeInformer[Any]) -> None:
+    async with contextlib.aclosing(informer.events()) as events:
+        async for event in events:
+            if isinstance(event, InSync):
+                assert not informer.refused
+                return
 
 
 # --- the controllers ----------------------------------------------------------------------------------
