@@ -28,8 +28,6 @@ WRITERS = 8
 """Keys in work at the same time."""
 CONFLICTS = 20
 """Lost races about a key in one turn before it waits."""
-AWAY_PAUSE = 1.0
-"""Seconds without attempts after etcd did not answer one."""
 MOST_SAID = 50
 """Objects of one batch that cannot be copied and are named in the log."""
 LOOK_AGAIN = 5.0
@@ -93,7 +91,6 @@ class Term:
         """A batch is being taken in."""
         self._held: set[str] = set()
         self._troubles: dict[str, str] = {}
-        self._quiet_until = 0.0
 
     async def run(self) -> None:
         tasks = [
@@ -205,7 +202,7 @@ class Term:
                 self._wake.clear()
                 now = self._clock()
                 self._mind_permission()
-                if not self._away and not self._half and now >= self._quiet_until:
+                if not self._away and not self._half:
                     if self._held and self._doubt.until() <= now:
                         self._reconsider()
                     for key in self._backlog.take(now, WRITERS - len(busy)):
@@ -237,7 +234,7 @@ class Term:
         known = [time for time in times if time is not None]
         if not known:
             return LOOK_AGAIN
-        return min(max(min(known), self._quiet_until, now) - now + 0.001, LOOK_AGAIN)
+        return min(max(min(known), now) - now + 0.001, LOOK_AGAIN)
 
     async def _turn(self, key: str) -> None:
         """Make one key right. Raises GuardFailed; what else fails gets another turn later."""
@@ -247,9 +244,7 @@ class Term:
             raise
         except EtcdError as error:
             self._backlog.failed(key, self._clock())
-            if isinstance(error, Unavailable):
-                self._quiet_until = self._clock() + AWAY_PAUSE
-            else:
+            if not isinstance(error, Unavailable):  # of which the informer tells
                 self._troubles[key] = str(error)
             return
         self._troubles.pop(key, None)
