@@ -159,11 +159,13 @@ def _directory(check: str, path: Path, setting: str, uid: int, runs: bool) -> Fi
     if mode & stat.S_IWOTH:
         return fail(check, f"{path} may be written by everyone ({owner})", f"chmod o-w {path}")
     if uid not in (0, seen.st_uid) and not mode & stat.S_IWGRP:
-        whose = "the agent's user" if runs else "your user; if the agent has another, all may be well:"
-        level = fail if runs else warn
-        return level(
+        if not runs:
+            return unseen(
+                check, f"{path} ({owner}): whether the agent may write there; its user is not known"
+            )
+        return fail(
             check,
-            f"{path} belongs to {owner}; {whose} {_user(uid)} cannot write there",
+            f"{path} belongs to {owner}; the agent's user {_user(uid)} cannot write there",
             f"chown {uid} {path}",
         )
     return ok(check, f"{path} ({owner})")

@@ -131,8 +131,8 @@ def diags(config: str | None, output: str | None) -> None:
 
     if output == "-" and sys.stdout.isatty():
         raise Failed("the archive does not go to a terminal: name a file with -o, or redirect")
-    if output not in (None, "-"):
-        _writable(Path(str(output)))
+    if output != "-":
+        _writable(Path(output or "tortie-diags-NODE-TIME.tar.gz"))
     made = collect(calicoctl_file=config)
     if output == "-":
         archive.pack(sys.stdout.buffer, made.folder, made.texts, made.when)
@@ -153,10 +153,11 @@ def _writable(path: Path) -> None:
     """Said before a minute is spent. Raises Failed."""
     import os
 
+    folder = path.absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Failed(f"{folder} is no directory you may write in: name a file elsewhere with -o, or -o -")
     if path.exists():
         raise Failed(f"{path} exists: name another file, or remove it")
-    if not os.access(path.parent, os.W_OK):
-        raise Failed(f"{path.parent} is not a directory that can be written: name another with -o")
 
 
 def render(answer: dict[str, Any], local: Any) -> list[str]:

@@ -213,6 +213,15 @@ def test_an_agent_that_cannot_write_its_directory(tmp_path: Path) -> None:
     assert f"the agent's user 65532 cannot write there; chown 65532 {tmp_path}" in lines[0]
 
 
+def test_without_the_agents_user_nobody_knows_whether_it_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    (found,) = programs.directories(tmp_path, tmp_path, tmp_path / "secrets", [])
+    assert found.level is Level.UNSEEN
+    assert "its user is not known" in found.found
+
+
 def test_passwords_that_everyone_may_read(tmp_path: Path) -> None:
     secret = tmp_path / "secrets" / "tor"
     secret.mkdir(parents=True)
