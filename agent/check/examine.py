@@ -20,6 +20,7 @@ from agent.check.netlink import Network
 from agent.check.proc import Proc
 from agent.settings import Settings
 from agent.settings_values import SettingsError
+from felix_like.datastore.kube.access import find_access
 from felix_like.model.address import Address, IpVersion
 
 T = TypeVar("T")
@@ -58,7 +59,11 @@ class Examination:
         """Without settings: what can be said without them."""
         asked = [
             self._part("network", asyncio.to_thread(netlink.read), NOBODY),
-            self._part("Kubernetes API", far.kubernetes(self._environ), []),
+            self._part(
+                "Kubernetes API",
+                far.kubernetes(settings.kubernetes if settings is not None else find_access(self._environ)),
+                [],
+            ),
         ]
         network: Network
         cluster: list[Finding]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 from agent.check.finding import Finding, fail, ok, warn
 from agent.telemetry.broker import Broker, BrokerError, client, why
+from felix_like.datastore.kube.access import KubeAccess
 
 PATIENCE = 6.0
+RIGHTS = "the rights that the agent needs are in deploy/kubernetes/base"
 
 
 async def broker(configured: Broker | None) -> list[Finding]:
@@ -34,24 +35,24 @@ async def broker(configured: Broker | None) -> list[Finding]:
     return [warn("MQTT broker", f"{configured.url}: {reason}", todo)]
 
 
-async def kubernetes(environ: Mapping[str, str]) -> list[Finding]:
+async def kubernetes(access: KubeAccess | None) -> list[Finding]:
     """Only where a kubeconfig or a service account is: else there is no Kubernetes to ask."""
-    from felix_like.datastore.kube.access import find_access
-
-    access = find_access(environ)
     if access is None:
         return [ok("Kubernetes API", "none is set (KUBECONFIG, or a pod's service account)")]
     from felix_like.datastore.kube.client import KubeClient
-    from felix_like.datastore.kube.errors import KubeError
+    from felix_like.datastore.kube.errors import Forbidden, KubeError
 
     began = time.monotonic()
     kube = KubeClient(access, timeout=PATIENCE)
     try:
-        answer = await kube.get("/version")
+        version = str((await kube.get("/version")).get("gitVersion", "unknown"))[:40]
+        took = time.monotonic() - began
+        # Whoever may ask for the version may be anybody.
+        await kube.get("/api/v1/nodes", {"limit": "1"})
+    except Forbidden as error:
+        return [warn("Kubernetes API", f"{version}, by {access.source}: {error}", RIGHTS)]
     except KubeError as error:
         return [fail("Kubernetes API", f"{access.source}: {error}")]
     finally:
         await kube.close()
-    took = time.monotonic() - began
-    version = str(answer.get("gitVersion", "unknown"))[:40]
     return [ok("Kubernetes API", f"{version}, by {access.source}, answers within {took * 1000:.0f} ms")]

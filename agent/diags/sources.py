@@ -13,6 +13,7 @@ from agent.diags import redact
 from agent.settings_file import DEFAULT_FILE, read_file
 from agent.settings_values import SettingsError
 from felix_like.datastore.config import DEFAULT_CONFIG_FILE
+from felix_like.datastore.kube.access import SERVICE_ACCOUNT
 
 KEY_FILES = ("ETCD_KEY_FILE", "TORTIE_MQTT_KEY_FILE", "TORTIE_MQTT_PASSWORD_FILE")
 DEEPEST = 3
@@ -108,6 +109,7 @@ def secrets(sources: Sources, run_dir: Path) -> set[str]:
     for values in (sources.agent, sources.environment, sources.file, sources.calicoctl):
         found |= redact.secrets_of(values)
     files = [Path(path) for name in KEY_FILES if (path := sources.value(name))]
+    files.append(SERVICE_ACCOUNT / "token")
     found |= redact.contents([*files, *_below(Path(sources.value("TORTIE_SECRETS_DIR")))])
     try:
         found |= redact.passwords_of_conf((run_dir / "exabgp.conf").read_text())

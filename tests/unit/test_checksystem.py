@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from agent.check import etcd, kernel, node, programs, routes
+from agent.check import etcd, far, kernel, node, programs, routes
 from agent.check.asked import Agent, ask_agent
 from agent.check.examine import examine
 from agent.check.finding import Finding, Level, fail, failed, ok, total, unseen, warn
@@ -20,9 +20,11 @@ from agent.check.netlink import Link, Network, SeenRoute
 from agent.check.proc import Proc, Running
 from agent.cli.main import tortiectl
 from agent.settings import load
+from felix_like.datastore.kube.access import find_access
 from felix_like.model.address import Address, Prefix
 from felix_like.model.ippool import IPPool
 from tests.support.agentsocket import STATUS, AgentSocket
+from tests.support.kube_api import kube_api
 
 OWN = Address.parse("192.0.2.10")
 ETH0 = Link("eth0", 2, 1500, True, ((OWN, 24),))
@@ -401,3 +403,25 @@ def test_the_command_says_it_in_json_and_by_its_exit_status(tmp_path: Path) -> N
     assert told[0]["level"] == "FAIL"
     assert set(told[0]) == {"level", "check", "found", "todo"}
     assert isinstance(Finding(Level.OK, "a", "b").document()["level"], str)
+
+
+# -- Kubernetes ----------------------------------------------------------------------------------------
+
+
+async def test_the_kubernetes_api_as_it_may_be(tmp_path: Path) -> None:
+    async def found(path: Path) -> str:
+        (finding,) = await far.kubernetes(find_access({"KUBECONFIG": str(path)}))
+        return finding.line()
+
+    async with kube_api(tokens={"right"}) as api:
+        good = api.kubeconfig(tmp_path / "good")
+        assert (await found(good)).startswith(
+            f"OK    Kubernetes API: v1.36.0, by kubeconfig {good}, answers within"
+        )
+        wrong = api.kubeconfig(tmp_path / "wrong", user={"token": "planted-token"})
+        assert (await found(wrong)).startswith(f"FAIL  Kubernetes API: kubeconfig {wrong}: ")
+        assert "planted-token" not in await found(wrong)
+    assert (await found(good)).startswith(f"FAIL  Kubernetes API: kubeconfig {good}: ")
+    assert (await found(tmp_path / "none")).startswith("FAIL  Kubernetes API: ")
+    (none,) = await far.kubernetes(None)
+    assert none.level is Level.OK
