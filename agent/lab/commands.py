@@ -315,7 +315,9 @@ def stop_(who: str) -> None:
 
     here = Lab.from_environment()
     need_root()
-    control.stop(here, members.names(here, who))
+    chosen = members.names(here, who)
+    control.stop(here, chosen)
+    click.echo(f"{' and '.join(chosen)} stopped, until 'tortiectl lab start {who}'")
 
 
 @lab.command("start", epilog="\b\nExample:\n  tortiectl lab start node-1/agent")
@@ -328,7 +330,9 @@ def start_(who: str) -> None:
 
     here = Lab.from_environment()
     need_root()
-    control.start(here, members.names(here, who))
+    chosen = members.names(here, who)
+    control.start(here, chosen)
+    click.echo(f"{' and '.join(chosen)} started")
 
 
 @lab.command(
