@@ -179,6 +179,8 @@ class Election:
             reasons = [_loss(work)]
         else:
             reasons = [reason for sign, reason in signs.items() if sign in done]
+            for sign in done:
+                sign.result()  # a bug in the looking is not a loss
         log.warning("%s leads no more: %s", self._identity, ", ".join(reasons))
 
     async def _renew(self, lease: int, renewed: float) -> None:
