@@ -124,7 +124,9 @@ def status(lab: Lab) -> str:
         lines.append(str(error))
     etcd = processes.get("etcd")
     if etcd is None or etcd.state != "running":
-        lines.append(f"etcd does not run ({etcd.last_end if etcd else 'unknown'}): blocks are not shown.")
+        lines.append(
+            f"etcd does not run ({(etcd.last_end or etcd.state) if etcd else 'unknown'}): blocks are not shown."
+        )
         return "\n".join([*lines, report.table(lab, made, None, processes)])
     try:
         holders = cluster.holders(lab)
