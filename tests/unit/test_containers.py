@@ -197,6 +197,13 @@ def documents(*kinds: str) -> list[dict[str, Any]]:
     return [document for document in every if document.get("kind") in kinds]
 
 
+def test_a_node_is_known_by_its_name_in_kubernetes() -> None:
+    """Without the reference tortie-controllers and calico-kube-controllers leave a Node alone for ever."""
+    (agent,) = (container for container in pod()["containers"] if container["name"] == "agent")
+    given = {entry["name"]: entry.get("valueFrom") for entry in agent["env"]}
+    assert given["CALICO_K8S_NODE_REF"] == {"fieldRef": {"fieldPath": "spec.nodeName"}} == given["NODENAME"]
+
+
 def test_nobody_may_write_in_the_kubernetes_api() -> None:
     rules = [rule for role in documents("Role", "ClusterRole") for rule in role["rules"]]
     assert {verb for rule in rules for verb in rule["verbs"]} <= {"get", "list", "watch"}
