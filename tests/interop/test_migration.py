@@ -1,7 +1,8 @@
-"""From calico-node to Tortie and back, node by node, with traffic between all pods and not one packet lost.
+"""From calico-node to Tortie and back, node by node, and not one packet is lost on the way.
 
-BIRD is killed, as it is when calico-node's pod goes, and leaves its routes in the kernel (`persist`); Tortie
-gets SIGTERM, and leaves its own. What the one left is taken over by the other.
+There is traffic between all pods, and with a router outside. BIRD is killed, as it is when calico-node's pod
+goes, and leaves its routes in the kernel (`persist`); Tortie gets SIGTERM, and leaves its own. What the one
+left is taken over by the other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import pytest
 
 from tests.support.calico_node import NORMAL, UNSET
-from tests.support.mixed import SECONDS, Host, Mixed
+from tests.support.mixed import SECONDS, Host, Mixed, Router
 from tests.support.system import block4, block6, until, v4
 
 pytestmark = pytest.mark.interop
@@ -20,8 +21,10 @@ NUMBERS = (1, 2, 10)
 """As text 1, 10, 2: who is passive towards whom goes by text, and changes hands with the node."""
 
 
-def own_blocks(cluster: Mixed) -> set[str]:
-    return {block for number in cluster.hosts for block in (block4(number), block6(number))}
+def destinations(cluster: Mixed) -> set[str]:
+    """What every node has a route to: each node's blocks, its own among them, and the world outside."""
+    blocks = {block for number in cluster.hosts for block in (block4(number), block6(number))}
+    return blocks | ({Router.PREFIX4, Router.PREFIX6} if cluster.router else set())
 
 
 def to_tortie(cluster: Mixed, host: Host, *, overlap: bool) -> None:
@@ -40,17 +43,17 @@ def to_tortie(cluster: Mixed, host: Host, *, overlap: bool) -> None:
 
 def clean_up_after_bird(cluster: Mixed, host: Host) -> None:
     """What BIRD left is listed, named in the status, and taken over."""
-    blocks = own_blocks(cluster)
-    assert set(host.routes_of("bird")) == blocks
-    until(lambda: named(host) == blocks, host.tortie.status, SECONDS)
+    wanted = destinations(cluster)
+    assert set(host.routes_of("bird")) == wanted
+    until(lambda: named(host) == wanted, host.tortie.status, SECONDS)
     until(
-        lambda: host.leftovers()[1].count("yes     Tortie has the same") == len(blocks),
+        lambda: host.leftovers()[1].count("yes     Tortie has the same") == len(wanted),
         host.leftovers,
         SECONDS,
     )
     code, said = host.leftovers("--remove")
     assert code == 0, said
-    assert f"{len(blocks)} of {len(blocks)} removed" in said
+    assert f"{len(wanted)} of {len(wanted)} removed" in said
     assert host.routes_of("bird") == {}
     until(lambda: not named(host), host.tortie.status, SECONDS)
     assert "No route of BIRD's is left" in host.leftovers()[1]
@@ -71,29 +74,29 @@ def to_calico(cluster: Mixed, host: Host) -> None:
     host.stop_tortie()
     host.start_calico()
     until(lambda: host.in_order(cluster.others(host)), host.complaint, SECONDS)
-    blocks = own_blocks(cluster)
+    wanted = destinations(cluster)
     until(
-        lambda: host.leftovers("--of", "tortie")[1].count("yes     BIRD has the same") == len(blocks),
+        lambda: host.leftovers("--of", "tortie")[1].count("yes     BIRD has the same") == len(wanted),
         lambda: host.leftovers("--of", "tortie"),
         SECONDS,
     )
     code, said = host.leftovers("--of", "tortie", "--remove")
     assert code == 0, said
-    assert f"{len(blocks)} of {len(blocks)} removed; BIRD has them" in said
+    assert f"{len(wanted)} of {len(wanted)} removed; BIRD has them" in said
     assert host.routes_of("bgp") == host.routes_of("80") == {}
-    assert set(host.routes_of("bird")) == blocks
+    assert set(host.routes_of("bird")) == wanted
 
 
-@pytest.mark.parametrize("metric", [UNSET, NORMAL])
-def test_there_and_back_without_losing_a_packet(metric: int) -> None:
-    with Mixed(*NUMBERS, metric=metric) as cluster:
+@pytest.mark.parametrize(("metric", "numbers"), [(UNSET, NUMBERS), (NORMAL, NUMBERS[1:])])
+def test_there_and_back_without_losing_a_packet(metric: int, numbers: tuple[int, ...]) -> None:
+    with Mixed(*numbers, metric=metric, router=True) as cluster:
         cluster.wait()
         for number, host in cluster.hosts.items():
             with cluster.traffic():
                 to_tortie(cluster, host, overlap=number == 2)
                 clean_up_after_bird(cluster, host)
                 cluster.wait()
-        one, other = cluster.hosts[1], cluster.hosts[2]
+        one, other, *_ = cluster.hosts.values()
         with cluster.traffic():
             a_block_moves(cluster, one, other)
         for host in cluster.hosts.values():

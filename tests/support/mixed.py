@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Self
 
@@ -16,8 +16,10 @@ from agent.lab import icmp
 from agent.lab.plan import CALI_LINK_LOCAL, CALI_MAC, GATEWAY_V4
 from agent.lab.traffic import Traffic
 from felix_like.model.address import Address
+from tests.support.bird import Bird, static
 from tests.support.calico_node import UNSET, CalicoNode
 from tests.support.netns import Namespace
+from tests.support.routers import KERNEL
 from tests.support.system import BIN, ETCD, ETCD6, Node, System, block4, block6, kernel_routes, until, v4, v6
 
 PASSWORD = {"name": "bgp-passwords", "key": "mesh"}
@@ -27,6 +29,35 @@ SECONDS = 90.0
 
 LEAST = 100
 """Packets that every pod sends to every address while something happens, however soon it is over."""
+
+
+class Router:
+    """A router of another AS, BIRD 2 with its defaults: it keeps the routes of those who restart.
+
+    Multihop, as Calico's side is: a direct neighbour would tell its link-local address as well, and BIRD's
+    nodes would go by that one, Tortie's by the global one.
+    """
+
+    PREFIX4, PREFIX6 = "203.0.113.0/24", "2001:db8:113::/64"
+    INSIDE4, INSIDE6 = "203.0.113.1", "2001:db8:113::1"
+    NUMBER, ASN = 50, 64600
+
+    def __init__(self, system: System, numbers: Iterable[int]) -> None:
+        self.where = system.fabric.node(self.NUMBER)
+        self.where.ip("addr", "add", f"{self.INSIDE4}/32", "dev", "lo")
+        self.where.ip("-6", "addr", "add", f"{self.INSIDE6}/128", "dev", "lo", "nodad")
+        sessions = [
+            f"protocol bgp n{number}_{version} {{ local {own(self.NUMBER)} as {self.ASN}; "
+            f"neighbor {own(number)} as 64512; multihop; connect delay time 1; connect retry time 2; "
+            f"error wait time 1, 2; ipv{version} {{ import all; export where source = RTS_STATIC; }}; }}"
+            for number in numbers
+            for version, own in ((4, v4), (6, v6))
+        ]
+        links = 'protocol direct links { ipv4; ipv6; interface "eth0"; }'
+        parts = [KERNEL, links, static("o4", [self.PREFIX4]), static("o6", [self.PREFIX6]), *sessions]
+        self.bird = Bird(self.where, system.folder / "router", v4(self.NUMBER), *parts)
+        for name, own in (("router4", v4), ("router6", v6)):
+            system.etcd.resource("BGPPeer", name, {"peerIP": own(self.NUMBER), "asNumber": self.ASN})
 
 
 class Host:
@@ -42,6 +73,7 @@ class Host:
         for one in (self.tortie, self.calico):
             one.secret(PASSWORD["name"], PASSWORD["key"], "horse battery")
         self.is_tortie = False
+        self.outside_peers: tuple[str, ...] = ()
         self.pod4, self.pod6 = f"10.65.{number}.10", f"fd00:65::{number * 256 + 10:x}"
         self.pod = self._add_pod(system)
 
@@ -108,6 +140,7 @@ class Host:
     def in_order(self, others: list[Host]) -> bool:
         """Every session is up, nothing is stale or waited for."""
         addresses = [address for other in others for address in (v4(other.number), v6(other.number))]
+        addresses += self.outside_peers
         if not self.is_tortie:
             return self.calico.established(*addresses)
         peers = self.tortie.peers()
@@ -143,10 +176,18 @@ class Host:
         return done.returncode, done.stdout
 
 
-class Mixed:
-    """The cluster. `tortie`: numbers of the hosts that begin as Tortie's; the others are calico-node's."""
+def reached(number: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    """A host's own blocks, and by which address they are reached."""
+    return (block4(number), v4(number)), (block6(number), v6(number))
 
-    def __init__(self, *numbers: int, tortie: tuple[int, ...] = (), metric: int = UNSET) -> None:
+
+class Mixed:
+    """The cluster. `tortie`: numbers of the hosts that begin as Tortie's; the others are calico-node's.
+    `router`: every node peers with one outside, too."""
+
+    def __init__(
+        self, *numbers: int, tortie: tuple[int, ...] = (), metric: int = UNSET, router: bool = False
+    ) -> None:
         self.system = System()
         try:
             self.etcd = self.system.etcd
@@ -162,6 +203,10 @@ class Mixed:
             for number in numbers:
                 self.etcd.node(f"node-{number}", number)
             self.hosts = {number: Host(self.system, number, metric) for number in numbers}
+            self.router = Router(self.system, numbers) if router else None
+            if self.router is not None:
+                for host in self.hosts.values():
+                    host.outside_peers = (v4(Router.NUMBER), v6(Router.NUMBER))
             for number, host in self.hosts.items():
                 if number in tortie:
                     host.start_tortie()
@@ -193,16 +238,20 @@ class Mixed:
         for host in hosts:
             others = [other for other in hosts if other is not host]
             until(partial(host.in_order, others), lambda host=host: (host.name, host.complaint()), SECONDS)
-            for other in others:
-                for prefix, via in (
-                    (block4(other.number), v4(other.number)),
-                    (block6(other.number), v6(other.number)),
-                ):
-                    until(
-                        lambda host=host, prefix=prefix, via=via: host.routes().get(prefix) == via,
-                        lambda host=host, prefix=prefix: (host.name, prefix, host.routes()),
-                        SECONDS,
-                    )
+            expected = {block: at for other in others for block, at in reached(other.number)}
+            if self.router is not None:
+                number = Router.NUMBER
+                expected |= {Router.PREFIX4: v4(number), Router.PREFIX6: v6(number)}
+            until(
+                lambda host=host, expected=expected: expected.items() <= host.routes().items(),
+                lambda host=host, expected=expected: (host.name, expected, host.routes()),
+                SECONDS,
+            )
+        if self.router is not None:
+            # By way of any node: each passes on what it has learned from the others.
+            where = self.router.where
+            blocks = {block for host in hosts for block, _ in reached(host.number)}
+            until(lambda: blocks <= kernel_routes(where).keys(), lambda: kernel_routes(where), SECONDS)
 
     def reaches(self, prefix: str, holder: Host) -> None:
         """Until every other kernel has the prefix by way of its holder."""
@@ -229,6 +278,9 @@ class Mixed:
         targets = {
             host.name: [Address.parse(host.pod4), Address.parse(host.pod6)] for host in self.hosts.values()
         }
+        if self.router is not None:
+            sources.append(icmp.Source("router", self.router.where.name))
+            targets["router"] = [Address.parse(Router.INSIDE4), Address.parse(Router.INSIDE6)]
         _, silent = icmp.matrix(sources, targets)
         assert not silent, silent
         traffic = Traffic(sources, targets)
