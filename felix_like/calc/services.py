@@ -182,20 +182,19 @@ class Services:
         service, rules = self._snapshot.services.get(name), self.rules
         if service is None or rules is None:
             return Answer()
-        prefixes: set[Prefix] = set()
+        verdicts = [
+            (use, address, self._verdict(rules, service, use, address))
+            for use, address in _addresses(service)
+        ]
+        prefixes = frozenset(Prefix.host(address) for _, address, verdict in verdicts if verdict)
         used = not rules.excluded and any(rules.ranges)
         refusals = [Refusal(f"Service {name}", sentence) for sentence in service.ignored if used]
-        for use, address in _addresses(service):
-            verdict = self._verdict(rules, service, use, address)
-            if verdict:
-                prefixes.add(Prefix.host(address))
-            elif isinstance(verdict, Fault):
-                refusals.append(
-                    Refusal(
-                        f"Service {name}", f"{use.value[0]} {address} is not advertised: {verdict.reason}"
-                    )
-                )
-        return Answer(frozenset(prefixes), tuple(refusals))
+        refusals += [
+            Refusal(f"Service {name}", f"{use.value[0]} {address} is not advertised: {verdict.reason}")
+            for use, address, verdict in verdicts
+            if isinstance(verdict, Fault) and Prefix.host(address) not in prefixes
+        ]
+        return Answer(prefixes, tuple(refusals))
 
     def _verdict(self, rules: ServiceRules, service: Service, use: Use, address: Address) -> Verdict:
         """Does this node advertise the address on its own?"""

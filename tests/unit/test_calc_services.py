@@ -423,6 +423,19 @@ def test_a_name_that_kubernetes_does_not_know_is_said() -> None:
     assert not any("shows no Node" in line for line in world.graph.explain(net(WEB_ALONE)))
 
 
+def test_an_address_that_is_advertised_as_one_thing_is_not_refused_as_another() -> None:
+    world = started(
+        configuration(service_load_balancer_ips=(BALANCERS,), service_external_ips=(net("203.0.113.0/24"),))
+    )
+    both = service("web", "10.96.0.10", local=True, external=["198.51.100.5"], balancer=["198.51.100.5"])
+    world.graph.on_kubernetes(told(both, endpoints("web", here=1)), True)
+    assert "198.51.100.5/32" in originated(world.settle())
+    assert world.graph.refusals() == ()
+    world.graph.on_kubernetes(told(service("web", "10.96.0.10", external=["198.51.100.5"])), True)
+    assert "198.51.100.5/32" not in originated(world.settle())
+    assert len(world.graph.refusals()) == 1
+
+
 def test_a_service_that_is_gone_leaves_nothing() -> None:
     world = started()
     world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), True)
