@@ -172,8 +172,11 @@ class Status:
             "inherited": kernel.inherited,
             "repaired": kernel.repaired,
             "failed": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.failed],
-            "conflicts": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.conflicts],
-            "shadowed": [{"prefix": str(key.prefix), "reason": reason} for key, reason in kernel.shadowed],
+            # A route that packets do not follow is there, and of no more use than one that is not.
+            "conflicts": [
+                {"prefix": str(key.prefix), "reason": reason}
+                for key, reason in (*kernel.conflicts, *kernel.shadowed)
+            ],
         }
 
     def _wanted_route(self, route: Route) -> dict[str, Any]:
