@@ -212,7 +212,6 @@ def test_the_whole_status(agent: Agent) -> None:
             "repaired": 0,
             "failed": [],
             "conflicts": [],
-            "shadowed": [],
         },
         "rib": {"prefixes": 2, "paths": 2, "valid": 1, "invalid": 1, "unknown": 0},
         "origin_validation": "enforce",
@@ -236,8 +235,10 @@ def test_what_the_kernel_did_not_take_is_named(agent: Agent) -> None:
         "inherited": 4,
         "repaired": 5,
         "failed": [{"prefix": X, "reason": "the kernel says: Nexthop has invalid gateway"}],
-        "conflicts": [{"prefix": Y, "reason": "a foreign route has the same prefix"}],
-        "shadowed": [{"prefix": Z, "reason": "packets follow a route of BIRD's"}],
+        "conflicts": [
+            {"prefix": Y, "reason": "a foreign route has the same prefix"},
+            {"prefix": Z, "reason": "packets follow a route of BIRD's"},
+        ],
     }
 
 
