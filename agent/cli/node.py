@@ -215,7 +215,6 @@ def _troubles(answer: dict[str, Any], now: float) -> Iterator[str]:
     routes = answer.get("routes", {})
     yield from _listed("Routes that could not be installed", "prefix", routes.get("failed", []))
     yield from _listed("Routes that collide with somebody else's", "prefix", routes.get("conflicts", []))
-    yield from _listed("Routes that packets do not follow", "prefix", routes.get("shadowed", []))
     waiting = answer.get("rib", {}).get("unknown", 0)
     if waiting and answer.get("origin_validation") == "enforce":
         yield (
