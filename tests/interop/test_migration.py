@@ -61,13 +61,8 @@ def clean_up_after_bird(cluster: Mixed, host: Host) -> None:
 
 def named(host: Host) -> set[str]:
     """Destinations of which the status says that BIRD's route is in the way."""
-    routes = host.tortie.status().get("routes", {})
-    return {
-        entry["prefix"]
-        for kind in ("conflicts", "shadowed")
-        for entry in routes.get(kind, ())
-        if "tortiectl node leftovers" in entry["reason"]
-    }
+    conflicts = host.tortie.status().get("routes", {}).get("conflicts", ())
+    return {entry["prefix"] for entry in conflicts if "tortiectl node leftovers" in entry["reason"]}
 
 
 def to_calico(cluster: Mixed, host: Host) -> None:
