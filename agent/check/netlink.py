@@ -1,4 +1,4 @@
-"""Links, addresses and routes of this network namespace, by pyroute2: a container may have no `ip`."""
+"""Links, addresses and routes of this network namespace, by netlink: a container may have no `ip`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from agent.netlink.rtnetlink import ROUTE_TYPES
+from agent.netlink.sockets import dump_routes
 from felix_like.model.address import Address, Prefix
+from felix_like.model.desired import MAIN_TABLE
 
-MOST_ROUTES = 20_000
-"""Looked at; pyroute2 takes about 70 us each."""
+MOST_ROUTES = 200_000
+"""Looked at."""
 POD_GATEWAY = "169.254.1.1"
-KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
-MAIN = 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def read() -> Network:
 
     with IPRoute(strict_check=True) as ip:
         names, links = _links(ip)
-        routes = list(itertools.islice(_routes(ip, names), MOST_ROUTES + 1))
+        routes = list(itertools.islice(_routes(names), MOST_ROUTES + 1))
         try:
             answer = next(iter(ip.route("get", dst=POD_GATEWAY)), None)
         except NetlinkError:
@@ -103,21 +104,16 @@ def _links(ip: Any) -> tuple[dict[int, str], tuple[Link, ...]]:
     return {link.index: link.name for link in found}, tuple(found)
 
 
-def _routes(ip: Any, names: dict[int, str]) -> Iterator[SeenRoute]:
+def _routes(names: dict[int, str]) -> Iterator[SeenRoute]:
+    """With our own module: pyroute2 takes half a millisecond for each."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        nowhere = "0.0.0.0" if family == socket.AF_INET else "::"
-        for message in ip.get_routes(family=family, table=MAIN):
-            if message["flags"] & 0x200:  # a cached clone
-                continue
-            hops = message.get_attr("RTA_MULTIPATH") or []
-            gateway = message.get_attr("RTA_GATEWAY") or (hops[0].get_attr("RTA_GATEWAY") if hops else "")
-            index = message.get_attr("RTA_OIF") or (hops[0]["oif"] if hops else 0)
-            via = message.get_attr("RTA_VIA")
+        for route in dump_routes(family, table=MAIN_TABLE):
+            hop = route.next_hops[0] if route.next_hops else None
             yield SeenRoute(
-                Prefix.of(f"{message.get_attr('RTA_DST') or nowhere}/{message['dst_len']}"),
-                KINDS.get(message["type"], str(message["type"])),
-                message["proto"],
-                message.get_attr("RTA_PRIORITY") or 0,
-                str(gateway or (via or {}).get("addr") or ""),
-                names.get(index, ""),
+                route.key.prefix,
+                ROUTE_TYPES.get(route.type, str(route.type)),
+                route.protocol,
+                route.key.priority,
+                str(hop.gateway) if hop is not None and hop.gateway is not None else "",
+                names.get(hop.ifindex, "") if hop is not None else "",
             )

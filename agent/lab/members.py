@@ -111,6 +111,10 @@ def names(lab: Lab, who: str) -> list[str]:
     return [f"{who}/agent", f"{who}/speaker"]
 
 
+def _why(unit: control.UnitReport | None) -> str:
+    return unit.last_end or unit.state if unit is not None else "unknown"
+
+
 def status(lab: Lab) -> str:
     """The lab's table, with a sentence on top when something essential does not run."""
     made = state.require(lab)
@@ -124,9 +128,7 @@ def status(lab: Lab) -> str:
         lines.append(str(error))
     etcd = processes.get("etcd")
     if etcd is None or etcd.state != "running":
-        lines.append(
-            f"etcd does not run ({(etcd.last_end or etcd.state) if etcd else 'unknown'}): blocks are not shown."
-        )
+        lines.append(f"etcd does not run ({_why(etcd)}): blocks are not shown.")
         return "\n".join([*lines, report.table(lab, made, None, processes)])
     try:
         holders = cluster.holders(lab)
