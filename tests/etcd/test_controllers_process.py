@@ -178,6 +178,25 @@ async def test_sigterm_ends_it_in_order_and_the_next_leads_at_once(
             assert "Traceback" not in one.said
 
 
+async def test_a_frozen_leader_is_replaced_and_stands_by_when_it_wakes(
+    client: Client, member: EtcdMember, api: KubeApi, tmp_path: Path
+) -> None:
+    kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+    before = await allocated(client)
+    async with replica(member.endpoint, kubeconfig) as one, replica(member.endpoint, kubeconfig) as two:
+        first = await led_by(client, (one, two))
+        second = two if first is one else one
+        await until(lambda: _says(first, "/metrics", "tortie_controllers_last_look_seconds"))
+        await give(client, "old", "a")
+        first.process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: "leads (term" in second.said, 60)
+        await until(lambda: _finished(client, before))
+        first.process.send_signal(signal.SIGCONT)
+        await eventually(lambda: "standing by" in first.said.rpartition("leads no more")[2], 60)
+        assert "release address" not in first.said
+        assert await led_by(client, (second,)) is second
+
+
 async def test_doors_tell_who_leads_and_what_was_done(
     client: Client, member: EtcdMember, api: KubeApi, tmp_path: Path
 ) -> None:
