@@ -67,7 +67,9 @@ class Attachment:
             while True:
                 await self._replies.put(await self.stream.read())
         except EtcdError as error:
-            await self._replies.put(error)
+            # Without what it went through: the frames keep the call, and with it the channel, from ending.
+            error.__context__ = None
+            await self._replies.put(error.with_traceback(None))
 
     async def take(self) -> list[pb.WatchResponse]:
         """At least one reply, and all that are here already. Raises EtcdError after the last good one."""

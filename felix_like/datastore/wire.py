@@ -334,7 +334,10 @@ class WatchStream:
                 return _joined(self._parts.pop(reply.watch_id))
 
     def cancel(self) -> None:
-        self._call.cancel()
+        """End it, and let go of the call: as long as that is known, its channel goes on connecting."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
 
     def _broken(self, error: Exception) -> EtcdError:
         if isinstance(error, grpc.aio.AioRpcError):

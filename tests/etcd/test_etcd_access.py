@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from grpc._cython import cygrpc
 
 from felix_like.datastore.cas import CasStore, ResourceStore
 from felix_like.datastore.client import Client, Compare, Delete, Put
@@ -199,6 +201,7 @@ async def test_client_certificates(tmp_path: Path) -> None:
                 await client.get(node_key(1))
 
 
+@pytest.mark.usefixtures("no_garbage_collection")
 async def test_renewed_certificates_are_read_without_a_restart(tmp_path: Path) -> None:
     """As a Secret's files change below a pod: first etcd knows the new authority, then so do we."""
     make_certificates(tmp_path)
@@ -232,6 +235,20 @@ async def test_renewed_certificates_are_read_without_a_restart(tmp_path: Path) -
             await eventually(lambda: not follower.stale)
             await client.put(node_key(2), node_value(2))
             await eventually(lambda: set(follower.state) == {node_key(1), node_key(2)})
+            # One that something still refers to goes on knocking with the old certificate.
+            await eventually(lambda: len(live_channels()) == 1)
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def live_channels() -> list[object]:
+    return [one for one in gc.get_objects() if isinstance(one, cygrpc.AioChannel)]
 
 
 # -- compare and swap ------------------------------------------------------------------------------------
