@@ -108,6 +108,8 @@ def _routes(names: dict[int, str]) -> Iterator[SeenRoute]:
     """With our own module: pyroute2 takes half a millisecond for each."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for route in dump_routes(family, table=MAIN_TABLE):
+            if not route.plain:
+                continue
             hop = route.next_hops[0] if route.next_hops else None
             yield SeenRoute(
                 route.key.prefix,

@@ -16,7 +16,7 @@ MOST = 10_000
 
 
 def dump() -> Got:
-    """JSON lines."""
+    """JSON lines, then a line for each route."""
     return text("".join(f"{line}\n" for line in lines()))
 
 
@@ -37,10 +37,8 @@ def lines() -> Iterator[str]:
                 yield json.dumps({"table": name, "cut": f"only the first {MOST} are shown"})
     for family in (socket.AF_INET, socket.AF_INET6):
         for route in dump_routes(family):
-            table, metric = route.key.table, route.key.priority
-            yield json.dumps(
-                {"table": "route", "of": table, "metric": metric, "route": f"{route.key.prefix} {route}"}
-            )
+            key = route.key
+            yield f"{key.prefix} {route} metric {key.priority} table {key.table}"
 
 
 def _plain(message: Any) -> dict[str, Any]:
