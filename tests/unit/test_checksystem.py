@@ -379,6 +379,17 @@ async def test_wrong_settings_are_a_line_and_the_rest_goes_on(tmp_path: Path) ->
     assert {"kernel", "IPv4 forwarding", "port 179"} <= {one.check for one in found}
 
 
+async def test_settings_that_this_user_may_not_read_are_not_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"TORTIE_CONFIG_FILE": str(tmp_path)}  # a directory: not to be read, by root either
+    assert (await examine(environ))[0].level is Level.FAIL
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    found = await examine(environ)
+    assert found[0].level is Level.UNSEEN
+    assert "without them etcd and the broker are not asked" in found[0].found
+
+
 async def test_a_part_that_breaks_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Proc):
         __slots__ = ()
