@@ -21,7 +21,7 @@ from felix_like.calc.garbage import Judged, Kept, Leak, LeakId, Standing, Word
 from felix_like.calc.upkeep import EmptyBlock, Finding, Sight, StaleAffinity, WrongHandle
 from felix_like.datastore.claims import RECLAIM_AFTER
 from felix_like.datastore.client import Client
-from felix_like.datastore.errors import Refused
+from felix_like.datastore.errors import CasConflict, Refused
 from felix_like.datastore.ipam_listing import ipam_state
 from felix_like.datastore.ipam_mend import Mending
 from felix_like.datastore.kube.client import KubeClient
@@ -125,12 +125,11 @@ class Term:
         self._since = garbage.remembered(judged)
         self._count(judged, state)
         notes = [doubt, *(f"{subject}: {reason}" for subject, reason in sorted(state.damaged.items()))]
+        leaks = garbage.leaks(judged) if self._grace > 0 else ()
+        released = await self._release(leaks[:AT_ONCE], state, notes)
+        if self._grace > 0:
+            await self._tidy(state, cluster, now, notes)
         self._deeds.trouble(self._own.name, "; ".join(list(filter(None, notes))[:3]))
-        if self._grace <= 0:
-            return False
-        leaks = garbage.leaks(judged)
-        released = await self._release(leaks[:AT_ONCE], state)
-        await self._tidy(state, cluster, now)
         return released > 0 and len(leaks) > AT_ONCE
 
     def _cluster(self) -> tuple[Cluster | None, str]:
@@ -148,20 +147,25 @@ class Term:
 
     # -- leaks -----------------------------------------------------------------------------------------
 
-    async def _release(self, leaks: Iterable[Leak], state: IpamState) -> int:
-        """Ask Kubernetes once more about each, then give back block by block. Returns how many addresses."""
+    async def _release(self, leaks: Iterable[Leak], state: IpamState, notes: list[str]) -> int:
+        """Ask Kubernetes once more about each, then give back block by block. Returns how many addresses.
+
+        `notes` hears what stands in the way.
+        """
         by_block: defaultdict[Prefix, list[Judged]] = defaultdict(list)
         nodes: dict[str, bool] = {}
         for leak in leaks:
-            if await self._confirmed(leak, state, nodes):
+            if await self._confirmed(leak, state, nodes, notes):
                 for one in leak.members:
                     by_block[one.allocation.block].append(one)
         count = 0
         for cidr, members in sorted(by_block.items()):
-            count += await self._give_back(cidr, members)
+            count += await self._give_back(cidr, members, notes)
         return count
 
-    async def _confirmed(self, leak: Leak, state: IpamState, nodes: dict[str, bool]) -> bool:
+    async def _confirmed(
+        self, leak: Leak, state: IpamState, nodes: dict[str, bool], notes: list[str]
+    ) -> bool:
         """Whether all of a handle's addresses are leaks still. `nodes`: which exist, as asked so far."""
         if not all(
             self._deeds.may("release-address", _subject(one.allocation), one.reason) for one in leak.members
@@ -176,7 +180,7 @@ class Term:
                     self._deeds.did("keep-address", "revived", _subject(one.allocation), reason)
                     return False
         except KubeError as error:
-            self._deeds.trouble(self._own.name, f"handle {leak.handle} is not released: {error}")
+            notes.append(f"IPAM handle {leak.handle} is not released: {error}")
             return False
         return True
 
@@ -195,11 +199,11 @@ class Term:
         found = garbage.pod_use(allocation, pod, state.nodes.get(allocation.node))
         return found.reason if isinstance(found, Kept) else ""
 
-    async def _give_back(self, cidr: Prefix, members: list[Judged]) -> int:
+    async def _give_back(self, cidr: Prefix, members: list[Judged], notes: list[str]) -> int:
         try:
             freed = await self._mending.release_allocations(cidr, [one.allocation for one in members])
-        except Refused as error:  # damaged since the look
-            self._deeds.trouble(self._own.name, str(error))
+        except (Refused, CasConflict) as error:  # damaged since the look, or fought over
+            notes.append(str(error))
             return 0
         for one in members:
             if one.allocation.address in freed:
@@ -209,7 +213,7 @@ class Term:
 
     # -- blocks, affinities, handles -------------------------------------------------------------------
 
-    async def _tidy(self, state: IpamState, cluster: Cluster | None, now: float) -> None:
+    async def _tidy(self, state: IpamState, cluster: Cluster | None, now: float, notes: list[str]) -> None:
         orphaned = upkeep.orphaned_blocks(state, cluster)
         doomed = {block.subject for block in orphaned}
         recent = (self._own._wall() - RECLAIM_AFTER).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -220,7 +224,10 @@ class Term:
         self._deeds.gauges["findings"] = len(findings)
         ripe, self._sights = upkeep.settled(findings, self._sights, now=now, settle=self._grace)
         for finding in ripe:
-            await self._mend(finding)
+            try:
+                await self._mend(finding)
+            except (Refused, CasConflict) as error:
+                notes.append(str(error))
 
     async def _mend(self, finding: Finding) -> None:
         match finding:

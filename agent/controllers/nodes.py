@@ -15,7 +15,7 @@ from felix_like.calc.node_fate import HOLD, PATIENCE, Missing, removable
 from felix_like.calc.node_labels import ANNOTATION, Labels, synced
 from felix_like.datastore.cas import CasStore
 from felix_like.datastore.client import Client
-from felix_like.datastore.errors import NotFound
+from felix_like.datastore.errors import CasConflict, NotFound, Refused
 from felix_like.datastore.ipam_listing import CONTROLLERS_CONFIGURATION, NODES, kubernetes_name
 from felix_like.datastore.keys import check_name
 from felix_like.datastore.kube.client import KubeClient
@@ -126,10 +126,9 @@ class _Term:
         self._missing = removal.missing
         self._own._deeds.gauges["nodes_missing"] = len(removal.missing.since)
         notes += [removal.held] if removal.held else []
-        for name in removal.nodes:
-            await self._remove(name, expected[name])
-        self._own._deeds.trouble(self._own.name, "; ".join(notes[:3]))
-        return removal.again_at
+        failed = [note for name in removal.nodes if (note := await self._remove(name, expected[name]))]
+        self._own._deeds.trouble(self._own.name, "; ".join((notes + failed)[:3]))
+        return now + self._own._patience if failed else removal.again_at
 
     @property
     def _is_new(self) -> bool:
@@ -165,21 +164,25 @@ class _Term:
             await self._cas.update(NODES + name, change)
             self._own._deeds.did("sync-labels", "changed", f"Node {name}", "as Kubernetes has them")
 
-    async def _remove(self, name: str, kubernetes: str) -> None:
+    async def _remove(self, name: str, kubernetes: str) -> str:
+        """Ask Kubernetes once more, then remove. Returns why not, when it is to be tried again."""
         reason = f"Kubernetes has no Node {kubernetes}"
         try:
             if await self.view.node_exists(kubernetes):
-                return  # the watch will tell
+                return f"Node {name} is not removed: Kubernetes has its Node, though the list has not"
         except KubeError as error:
-            self._own._deeds.trouble(self._own.name, f"Node {name} is not removed: {error}")
-            return
+            return f"Node {name} is not removed: {error}"
         if not self._own._deeds.may("remove-node", f"Node {name}", reason):
-            return
-        words = await remove_node(self._client, name)
+            return ""
+        try:
+            words = await remove_node(self._client, name)
+        except (Refused, CasConflict) as error:
+            return f"Node {name} is not removed whole: {error}"
         if words:
             said = f"{reason}; removed: {', '.join(words)}"
             self._own._deeds.did("remove-node", "node-gone", f"Node {name}", said)
         self._own._removed.set()
+        return ""
 
 
 def _wanted(value: Json, labels: Mapping[str, str]) -> Json | No:

@@ -35,7 +35,7 @@ from tests.support.controllers import (
     working,
 )
 from tests.support.etcd import etcd, eventually
-from tests.support.kube_api import KubeApi, kube_api
+from tests.support.kube_api import Fault, KubeApi, kube_api
 from tests.support.kube_objects import node, pod
 from tests.support.kube_store import Rule
 
@@ -283,6 +283,15 @@ async def test_pods_that_may_not_be_listed_cost_no_address(world: World) -> None
         await eventually(lambda: "/api/v1/pods" in world.deeds.troubles.get("ipam", ""), 60)
         await world.looks(4)
     assert await allocated(world.etcd) == before
+
+
+async def test_a_question_that_fails_holds_up_the_release_and_no_longer(world: World) -> None:
+    world.api.faults.append(Fault(status=500, verb="get", resource="pods", count=2))
+    await give(world.etcd, "old", "a")
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await eventually(lambda: "old is not released" in world.deeds.troubles.get("ipam", ""), 60)
+        await eventually(lambda: world.deeds.done["release-address", "pod-gone"] == 1, 60)
+        await eventually(lambda: not world.deeds.troubles, 60)
 
 
 async def test_an_api_server_that_is_away_costs_no_address(world: World) -> None:

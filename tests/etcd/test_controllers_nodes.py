@@ -14,14 +14,23 @@ import pytest
 from agent.controllers.deeds import Deeds
 from agent.controllers.nodes import NodeController
 from felix_like.calc.node_labels import ANNOTATION
+from felix_like.datastore import blocks
 from felix_like.datastore.cas import CasStore, ResourceStore
 from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.ipam import Ipam
-from felix_like.datastore.keys import IPAM_HOSTS, RESOURCES, ipam_host_key, resource_key
+from felix_like.datastore.keys import (
+    IPAM_HOSTS,
+    RESOURCES,
+    block_key,
+    handle_key,
+    ipam_host_key,
+    resource_key,
+)
 from felix_like.datastore.kube.access import KubeAccess
 from felix_like.datastore.kube.client import KubeClient
 from felix_like.datastore.node_removal import NodeRemoval
+from felix_like.model.address import Prefix
 from tests.support.controllers import (
     allocated,
     give,
@@ -36,7 +45,7 @@ from tests.support.controllers import (
     working,
 )
 from tests.support.etcd import EtcdMember, etcd, eventually
-from tests.support.kube_api import KubeApi, kube_api
+from tests.support.kube_api import Fault, KubeApi, kube_api
 from tests.support.kube_objects import node
 
 pytestmark = pytest.mark.etcd
@@ -230,9 +239,6 @@ async def test_an_address_that_ipam_has_given_to_another_node_stays(world: World
 async def test_a_block_that_others_borrow_from_stays_with_no_owner(world: World) -> None:
     pool = next(pool for pool in await Ipam(world.etcd).pools() if pool.cidr.version == 4)
     cidr = await Ipam(world.etcd).claim_block("d", pool)
-    from felix_like.datastore import blocks
-    from felix_like.datastore.keys import block_key, handle_key
-
     stored = await CasStore(world.etcd).get(block_key(cidr))
     assert stored is not None
     blocks.assign(stored.value, cidr, 1, "k8s-pod-network.web", {"namespace": "x", "pod": "web", "node": "a"})
@@ -263,6 +269,28 @@ async def test_a_node_that_only_the_list_misses_stays(world: World) -> None:
         world.api.store.put(node("d"))  # no watcher is told
         await eventually(lambda: len(world.api.asked("get", "nodes")) > asked, 60)
     assert await world.nodes() == set(NAMES)
+
+
+async def test_a_question_that_fails_is_asked_again(world: World) -> None:
+    """Nothing else happens that would wake the controller."""
+    world.api.faults.append(Fault(status=500, verb="get", resource="nodes", count=2))
+    world.api.delete(node("d"))
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await eventually(lambda: "Node d is not removed" in world.deeds.troubles.get("node", ""), 60)
+        await until(lambda: _left(world, {"a", "b", "c"}))
+        await eventually(lambda: not world.deeds.troubles, 60)
+
+
+async def test_a_damaged_block_holds_up_its_own_node_and_no_other(world: World) -> None:
+    await furnish(world, "c")
+    (block,) = await keys(world.etcd, f"{IPAM_HOSTS}c/ipv4/block/")
+    await world.etcd.put(block_key(Prefix.parse(block.replace("-", "/"))), b'{"allocations":[1]}')
+    for name in ("c", "d"):
+        world.api.delete(node(name))
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await until(lambda: _left(world, {"a", "b", "c"}))
+        await eventually(lambda: "Node c is not removed whole" in world.deeds.troubles.get("node", ""), 60)
+        assert "is damaged" in world.deeds.troubles["node"]
 
 
 async def test_an_api_server_restored_empty_costs_no_node(world: World) -> None:
