@@ -189,6 +189,22 @@ async def test_empty_blocks_go_and_each_node_keeps_one(world: World) -> None:
     assert await ipam_holds(world.etcd) == ""
 
 
+async def test_an_empty_block_that_was_used_since_it_was_looked_at_stays(world: World) -> None:
+    """Empty again by the time of the release: its node uses it. Nothing is written."""
+    ipam = Ipam(world.etcd)
+    pool = next(pool for pool in await ipam.pools() if pool.cidr.version == 4)
+    cidr = await ipam.claim_block("a", pool)
+    seen = await CasStore(world.etcd).get(block_key(cidr))
+    assert seen is not None
+    used = {**seen.value, "sequenceNumber": seen.value["sequenceNumber"] + 2}
+    await CasStore(world.etcd).replace(seen.key, used, seen.mod_revision)
+    before = (await world.etcd.read("/x"))[0].revision
+    assert not await ipam.release_block("a", cidr, only_empty=True, sequence=seen.value["sequenceNumber"])
+    assert (await world.etcd.read("/x"))[0].revision == before
+    assert await ipam.release_block("a", cidr, only_empty=True, sequence=used["sequenceNumber"])
+    assert await world.etcd.get(block_key(cidr)) is None
+
+
 async def _counts(world: World, wanted: dict[str, int]) -> bool:
     return {name: len(await keys(world.etcd, f"{IPAM_HOSTS}{name}/")) for name in wanted} == wanted
 
