@@ -94,6 +94,7 @@ def test_what_is_wrong_is_said_below_the_tables() -> None:
         STATUS
         | {
             "datastore": {"state": "stale", "since": NOW - 300, "reason": "no endpoint answers"},
+            "kubernetes": {"state": "stale", "since": NOW - 300, "reason": "no answer"},
             "speaker": {"state": "down", "since": NOW - 5, "reason": "connection refused"},
             "routes": {
                 "failed": [{"prefix": "10.1.0.0/26", "reason": "Network is unreachable"}],
@@ -103,10 +104,16 @@ def test_what_is_wrong_is_said_below_the_tables() -> None:
         }
     )
     assert "Datastore: stale for 5m0s (no endpoint answers); forwarding goes on with what was known" in text
+    assert "Kubernetes: stale for 5m0s (no answer); services and passwords stay as they were known" in text
     assert "Speaker: down for 5s (connection refused)" in text
     assert "  10.1.0.0/26: Network is unreachable" in text
     assert "  10.2.0.0/26: protocol static has it" in text
     assert "Refused (1):\n  BGPPeer tor-1: AS 0 is reserved" in text
+
+
+@pytest.mark.parametrize("kubernetes", [None, {"state": "idle"}, {"state": "in-sync"}])
+def test_of_kubernetes_nothing_is_said_while_nothing_is_wrong(kubernetes: dict[str, str] | None) -> None:
+    assert "Kubernetes" not in said(STATUS | {"kubernetes": kubernetes})
 
 
 def test_a_refusal_cannot_write_to_the_terminal() -> None:
