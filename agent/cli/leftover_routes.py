@@ -7,13 +7,18 @@ only go stale, and send packets where nobody is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from agent.netlink.neighbours import Station
 from agent.netlink.rtnetlink import KernelRoute
-from felix_like.model.address import Prefix
+from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import Route
 from felix_like.model.verdict import No, Verdict, Yes
+
+Stations = Mapping[tuple[Address, int], Station]
+"""Address and interface index -> where its frames go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,24 @@ class Leftover:
 
 
 def judge(
-    left: Iterable[KernelRoute], heir_of: Callable[[Route], Heir | None], successor: str
+    left: Iterable[KernelRoute],
+    heir_of: Callable[[Route], Heir | None],
+    successor: str,
+    stations: Stations = MappingProxyType({}),
 ) -> list[Leftover]:
-    """Every leftover of a kind that either agent makes, by destination, with its verdict."""
+    """Every leftover of a kind that either agent makes, by destination, with its verdict.
+
+    `stations`: the neighbours known now. A router's link-local and its global address are one way.
+    """
     routes = [route for seen in left if (route := seen.as_wanted()) is not None]
     routes.sort(key=lambda route: (route.key.prefix.version, route.key.prefix, route.key.priority))
-    return [_judged(route, heir_of(route), successor) for route in routes]
+    return [_judged(route, heir_of(route), successor, stations) for route in routes]
 
 
-def _judged(route: Route, heir: Heir | None, successor: str) -> Leftover:
+def _judged(route: Route, heir: Heir | None, successor: str, stations: Stations) -> Leftover:
     if heir is None:
         verdict: Verdict = No(f"{successor} has no route to {route.key.prefix}")
-    elif not same_way(route, heir.route):
+    elif not same_way(route, heir.route, stations):
         verdict = No(f"{successor} has it by another way")
     elif heir.route.key != route.key and not heir.installed:
         verdict = No(f"{successor}'s own route is not in the kernel yet")
@@ -62,10 +73,19 @@ def _judged(route: Route, heir: Heir | None, successor: str) -> Leftover:
     return Leftover(route, heir, verdict)
 
 
-def same_way(one: Route, other: Route) -> bool:
-    """Packets to the destination fare alike."""
+def same_way(one: Route, other: Route, stations: Stations = MappingProxyType({})) -> bool:
+    """Packets to the destination fare alike: they go to the same addresses, or else in the same frames."""
+    if one.kind != other.kind:
+        return False
     ways = [{(hop.gateway, hop.ifindex) for hop in route.next_hops} for route in (one, other)]
-    return one.kind == other.kind and ways[0] == ways[1]
+    return ways[0] == ways[1] or _frames(ways[0], stations) == _frames(ways[1], stations) != set()
+
+
+def _frames(ways: Collection[tuple[Address | None, int]], stations: Stations) -> set[Station]:
+    """Where the frames go; nowhere when that is not known of each way."""
+    found = {stations.get((gateway, index)) for gateway, index in ways if gateway is not None}
+    known = {station for station in found if station is not None}
+    return known if len(known) == len(ways) else set()
 
 
 def by_prefix(heirs: Iterable[Heir]) -> Mapping[Prefix, Heir]:

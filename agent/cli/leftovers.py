@@ -134,11 +134,12 @@ def _interface(index: int) -> str:
 def of_bird() -> list[Leftover]:
     """BIRD's routes, judged by what this node's agent wants. Raises Failed when it does not answer."""
     from agent.cli.leftover_routes import by_prefix, judge
+    from agent.netlink.neighbours import neighbours
     from felix_like.model.desired import PROTO_BIRD
 
     answer = agentsocket.ask(agentsocket.find(None), {"ask": "kernel"}, timeout=30.0)
     heirs = by_prefix(_heir(entry) for entry in answer.get("kernel", []))
-    return judge(_dumped(PROTO_BIRD), lambda route: heirs.get(route.key.prefix), TORTIE)
+    return judge(_dumped(PROTO_BIRD), lambda route: heirs.get(route.key.prefix), TORTIE, neighbours())
 
 
 def _heir(entry: dict[str, Any]) -> Heir:
@@ -172,6 +173,7 @@ def refuse_bird(folder: Path) -> None:
 def of_tortie(metric: int, folder: Path) -> list[Leftover]:
     """Tortie's routes, judged by BIRD's in the kernel, and by what BIRD says where ours are in their way."""
     from agent.cli.leftover_routes import Heir, by_prefix, judge
+    from agent.netlink.neighbours import neighbours
     from felix_like.model.desired import PROTO_BGP, PROTO_BIRD, PROTO_LOCAL
 
     in_kernel = by_prefix(
@@ -179,7 +181,12 @@ def of_tortie(metric: int, folder: Path) -> list[Leftover]:
     )
     left = [seen for protocol in (PROTO_BGP, PROTO_LOCAL) for seen in _dumped(protocol)]
     ours = [seen for seen in left if seen.key.priority == metric]
-    return judge(ours, lambda route: in_kernel.get(route.key.prefix) or _wanted_by_bird(route, folder), BIRD)
+    return judge(
+        ours,
+        lambda route: in_kernel.get(route.key.prefix) or _wanted_by_bird(route, folder),
+        BIRD,
+        neighbours(),
+    )
 
 
 def _wanted_by_bird(route: Route, folder: Path) -> Heir | None:

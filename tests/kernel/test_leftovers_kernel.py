@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from support.kernel_ns import World, agent_life, made_world, settled, until, wan
 
 from agent.cli.leftover_routes import Heir, Leftover, by_prefix, judge
 from agent.cli.leftovers import take_away
+from agent.netlink.neighbours import neighbours
 from agent.netlink.rtnetlink import KernelRoute
 from agent.netlink.sockets import dump_routes
 from agent.sinks.kernel import KernelSink
@@ -30,7 +32,7 @@ def left() -> list[KernelRoute]:
 def found(sink: KernelSink) -> list[Leftover]:
     """Judged as the command does, by what this agent wants."""
     heirs = by_prefix(Heir(route, sink.installed(route.key) == route) for route in sink.wanted.values())
-    return judge(left(), lambda route: heirs.get(route.key.prefix), "Tortie")
+    return judge(left(), lambda route: heirs.get(route.key.prefix), "Tortie", neighbours())
 
 
 def named(sink: KernelSink) -> set[str]:
@@ -121,6 +123,27 @@ async def test_who_is_gone_in_the_meantime_is_no_trouble(world: World) -> None:
         assert take_away(both) == []
         await until(lambda: settled(sink) and not named(sink))
     assert len(world.routes("10.1.0.0/26") + world.routes("fd01::/64")) == 2
+
+
+async def test_bird_went_by_the_routers_link_local_address(world: World) -> None:
+    """As it does where a router tells it; Tortie goes by the global one. The kernel knows both as one machine."""
+    hardware = json.loads(world.ip("-j link show eth0", world.far))[0]["address"]
+    for address in ("fe80::77", "fd00::2"):
+        world.ip(f"-6 neigh replace {address} lladdr {hardware} dev eth0 nud permanent")
+    world.ip("-6 neigh replace fd00::3 lladdr 02:00:00:00:00:99 dev eth0 nud permanent")
+    for prefix in ("fd01::/64", "fd02::/64"):
+        world.ip(f"-6 route add {prefix} via fe80::77 dev eth0 proto bird")
+    routes = [world.learned("fd01::/64", "fd00::2"), world.learned("fd02::/64", "fd00::3")]
+    async with agent_life() as sink:
+        sink.want(wanted(*routes))
+        await until(lambda: named(sink) == {"fd01::/64", "fd02::/64"})
+        assert [bool(one.verdict) for one in found(sink)] == [True, False]
+        assert take_away([one for one in found(sink) if one.verdict]) == []
+        await until(lambda: named(sink) == {"fd02::/64"})
+        assert sink.installed(routes[0].key) == routes[0]
+        # The other one goes by hand: ours takes its place.
+        world.ip("-6 route del fd02::/64 proto bird")
+        await until(lambda: settled(sink) and not named(sink))
 
 
 async def test_what_comes_and_goes_later_is_heard(world: World) -> None:

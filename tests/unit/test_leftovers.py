@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from click.testing import CliRunner
 
 from agent.cli import birdsocket
 from agent.cli.errors import Failed
-from agent.cli.leftover_routes import Heir, Leftover, by_prefix, judge
+from agent.cli.leftover_routes import Heir, Leftover, Stations, by_prefix, judge
 from agent.cli.leftovers import Write, leftovers, render, steps, taken_away
-from agent.netlink.rtnetlink import APPEND, DELETE, REPLACE, KernelRoute
+from agent.netlink import neighbours
+from agent.netlink.rtnetlink import APPEND, DELETE, REPLACE, KernelRoute, attribute
 from agent.netlink.sockets import Failure
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import KernelNextHop, Route, RouteKey
@@ -81,6 +83,56 @@ def test_all_others_stay_and_say_why(left: KernelRoute, present: tuple[Heir, ...
     verdict = judged(left, *present).verdict
     assert isinstance(verdict, No)
     assert why in verdict.reason
+
+
+ROUTER, OTHER = (2, b"\x02\0\0\0\0\x01"), (2, b"\x02\0\0\0\0\x02")
+LINK_LOCAL, GLOBAL, ELSEWHERE = (Address.parse(a) for a in ("fe80::1", "2001:db8::1", "2001:db8::2"))
+
+
+@pytest.mark.parametrize(
+    ("stations", "same"),
+    [
+        ({(LINK_LOCAL, 2): ROUTER, (GLOBAL, 2): ROUTER, (ELSEWHERE, 2): OTHER}, True),
+        ({(LINK_LOCAL, 2): ROUTER, (GLOBAL, 2): OTHER}, False),
+        ({(LINK_LOCAL, 2): ROUTER}, False),
+        ({(GLOBAL, 2): ROUTER}, False),
+        ({}, False),
+        ({(LINK_LOCAL, 3): ROUTER, (GLOBAL, 2): ROUTER}, False),
+    ],
+)
+def test_a_routers_two_addresses_are_one_way(stations: Stations, same: bool) -> None:
+    left = seen(SIX, "fe80::1", metric=1024)
+    present = heir(SIX, "2001:db8::1", installed=False)
+    [found] = judge([left], lambda _: present, "Tortie", stations)
+    assert bool(found.verdict) is same
+
+
+def test_of_several_ways_each_must_be_known() -> None:
+    left = seen(SIX, "fe80::1", "2001:db8::2", metric=1024)
+    present = heir(SIX, "2001:db8::1", "2001:db8::2", installed=False)
+    known = {(LINK_LOCAL, 2): ROUTER, (GLOBAL, 2): ROUTER, (ELSEWHERE, 2): OTHER}
+    for stations, same in ((known, True), ({**known, (ELSEWHERE, 2): ROUTER}, False)):
+        [found] = judge([left], lambda _: present, "Tortie", stations)
+        assert bool(found.verdict) is same
+
+
+def test_a_neighbour_is_read_and_what_is_incomplete_is_none() -> None:
+    def entry(state: int, *parts: bytes) -> bytes:
+        return struct.pack("=BBHiHBB", 10, 0, 0, 2, state, 0, 1) + b"".join(parts)
+
+    address, hardware = attribute(1, GLOBAL), attribute(2, ROUTER[1])
+    good = entry(0x02, address, hardware)
+    assert neighbours.parse(good, 0, len(good)) == (GLOBAL, ROUTER)
+    for octets in (
+        entry(0x20, address, hardware),  # NUD_FAILED
+        entry(0x01, address),  # NUD_INCOMPLETE
+        entry(0x02, hardware),
+        entry(0x02, attribute(1, b"\1\2\3"), hardware),
+        entry(0x40, address, attribute(2, b"")),  # NUD_NOARP
+    ):
+        assert neighbours.parse(octets, 0, len(octets)) is None
+    for end in range(len(good)):
+        neighbours.parse(good, 0, end)  # whatever is cut off, it does not raise
 
 
 def test_of_two_heirs_the_one_that_packets_follow_counts() -> None:
