@@ -126,7 +126,7 @@ async def test_who_is_gone_in_the_meantime_is_no_trouble(world: World) -> None:
 
 
 async def test_bird_went_by_the_routers_link_local_address(world: World) -> None:
-    """As it does where a router tells it; Tortie goes by the global one. The kernel knows both as one machine."""
+    """As where a router tells it; Tortie goes by the global one. The kernel knows both as one machine."""
     hardware = json.loads(world.ip("-j link show eth0", world.far))[0]["address"]
     for address in ("fe80::77", "fd00::2"):
         world.ip(f"-6 neigh replace {address} lladdr {hardware} dev eth0 nud permanent")
