@@ -19,7 +19,7 @@ from felix_like.model.desired import (
 from felix_like.model.verdict import No, Verdict, Yes
 
 OURS = frozenset({PROTO_BGP, PROTO_LOCAL})
-"""Route protocols of this agent; the metric belongs to its mark, too."""
+"""Route protocols of this agent; the metric and the kind belong to its mark, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,5 +150,11 @@ class Ledger:
 
 
 def ours(route: KernelRoute, mark: Mark) -> Route | None:
-    """The route in the model's words if it carries our mark and is of a kind we make."""
-    return route.as_wanted() if mark.is_on(route) else None
+    """The route in the model's words if it carries our mark and is of a kind that we make of that protocol.
+
+    Felix may write the cluster's routes itself (programClusterRoutes): of protocol 80, too, but unicast.
+    """
+    found = route.as_wanted() if mark.is_on(route) else None
+    if found is None or (found.kind == "blackhole") != (found.protocol == PROTO_LOCAL):
+        return None
+    return found

@@ -227,6 +227,7 @@ async def test_other_metrics_tables_and_protocols_are_left_alone(world: World) -
         "10.1.0.0/26 via 10.0.0.9 metric 1024 proto bgp table 100",
         "10.1.0.0/26 via 10.0.0.9 metric 1024 proto bgp table 10000",
         "10.8.0.0/26 via 10.0.0.9 metric 1024 proto bird",
+        "10.7.0.0/26 via 10.0.0.9 metric 1024 proto 80",
         "fd01::/64 via fd00::9 metric 50 proto static",
         "fd01::/64 via fd00::9 metric 1024 proto bgp table 100",
     ]
@@ -235,7 +236,7 @@ async def test_other_metrics_tables_and_protocols_are_left_alone(world: World) -
 
     def tables() -> str:
         return "".join(world.ip(f"-{version} route show table all proto {proto}")
-                       for version in (4, 6) for proto in ("static", "bgp", "bird"))  # fmt: skip
+                       for version in (4, 6) for proto in ("static", "bgp", "bird", "80"))  # fmt: skip
 
     before = tables()
     async with agent_life() as sink:
