@@ -222,6 +222,22 @@ async def test_the_warm_validator_says_what_the_stock_one_says(tmp_path: Path) -
         await warm.close()
 
 
+async def test_the_validator_is_told_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETCD_PASSWORD", "planted-secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    good = tmp_path / "good"
+    good.write_text(GOOD)
+    warm = WarmValidator()
+    try:
+        assert await warm(good) == Yes()
+        assert warm._child is not None
+        told = Path(f"/proc/{warm._child.pid}/environ").read_bytes()
+        assert b"LC_ALL=C.UTF-8" in told
+        assert b"planted-secret" not in told
+    finally:
+        await warm.close()
+
+
 async def test_the_warm_validator_goes_when_nobody_asks(tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.write_text(GOOD)
