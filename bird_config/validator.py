@@ -151,7 +151,7 @@ def complaint(output: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """What a Python program needs of ours: no passwords, nor ExaBGP's settings, which would change verdicts."""
+    """What a Python program needs of ours: no passwords, nor ExaBGP's settings, which alter verdicts."""
     return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
 
