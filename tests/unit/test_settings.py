@@ -12,6 +12,7 @@ from agent.autodetect import Method
 from agent.settings import Settings, load
 from agent.settings_file import parse
 from agent.settings_values import Fixed, SettingsError
+from felix_like.datastore.kube.access import KubeAccess
 from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import LocalNode
 
@@ -298,3 +299,32 @@ def test_the_table_becomes_markdown() -> None:
     assert len(lines) == len(settings.table()) + 2
     assert all(line.count("|") == 4 for line in lines)
     assert all(s.meaning.endswith(".") for s in settings.table())
+
+
+# -- Kubernetes ----------------------------------------------------------------------------------------
+
+
+def test_kubernetes_is_where_a_kubeconfig_or_a_pod_is(nowhere: dict[str, str]) -> None:
+    named = {"KUBECONFIG": "/etc/kubernetes/kubeconfig"}
+    assert read(nowhere).kubernetes is None
+    assert read(nowhere | named).kubernetes == KubeAccess(Path("/etc/kubernetes/kubeconfig"))
+    assert read(nowhere | named | {"TORTIE_KUBERNETES": "Off"}).kubernetes is None
+    assert read(nowhere | {"NAMESPACE": "calico-system"}).namespace == "calico-system"
+    assert read(nowhere).namespace == "kube-system"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("TORTIE_KUBERNETES", "yes", "is neither auto nor off"),
+        ("NAMESPACE", "kube/system", "is no name of a Kubernetes namespace"),
+        ("NAMESPACE", "../../nodes", "is no name of a Kubernetes namespace"),
+        ("NAMESPACE", "Kube-System", "is no name of a Kubernetes namespace"),
+        ("NAMESPACE", "n" * 64, "is no name of a Kubernetes namespace"),
+    ],
+)
+def test_what_makes_no_sense_of_kubernetes(
+    nowhere: dict[str, str], name: str, text: str, allowed: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: .* {allowed}$"):
+        read(nowhere | {name: text})
