@@ -342,6 +342,8 @@ class System:
             "ETCD_ENDPOINTS": self.etcd.endpoint,
             "TORTIE_RUN_DIR": str(folder),
             "TORTIE_SECRETS_DIR": str(folder / "secrets"),
+            # The cluster of whoever runs the tests is not asked.
+            "TORTIE_KUBERNETES": "auto" if "KUBECONFIG" in settings else "off",
         }
         node = self.nodes[number] = Node(where, number, folder, env | self._settings | settings)
         self.etcd.claim(node.name, block4(number), block6(number))
