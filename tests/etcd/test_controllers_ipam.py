@@ -134,6 +134,17 @@ async def test_a_pod_that_comes_back_at_the_last_moment_keeps_its_address(world:
     assert not world.deeds.done["release-address", "pod-gone"]
 
 
+async def test_a_node_that_has_just_joined_keeps_its_addresses(world: World) -> None:
+    """It has no Calico Node yet, and the watch has not told of it: asked directly, Kubernetes has it."""
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await eventually(lambda: world.deeds.gauges.get("allocations in use") == 4, 60)
+        world.api.store.put(node("late"))  # no watcher is told
+        (address,) = await give(world.etcd, "first", "late")
+        await eventually(lambda: world.deeds.done["keep-address", "revived"] >= 1, 60)
+        assert not world.deeds.done["release-address", "node-gone"]
+    assert str(address) in await allocated(world.etcd)
+
+
 async def test_an_address_that_is_given_out_anew_before_the_release_stays(world: World) -> None:
     """Same address, same handle: only the sequence number tells, and it is compared in the write."""
     from felix_like.datastore.ipam_listing import ipam_state
