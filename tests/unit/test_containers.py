@@ -141,7 +141,7 @@ def test_agent_and_speaker_may_what_their_files_have() -> None:
 
 
 def test_every_setting_exists() -> None:
-    known = {setting.name for setting in settings.table()}
+    known = {setting.name for setting in (*settings.table(), *controller_settings.table(registry.names()))}
     ours = (service for service in services().values() if "profiles" not in service)
     used = {name for service in ours for name in service.get("environment", {})}
     used |= {entry["name"] for container in pod()["containers"] for entry in container.get("env", ())}

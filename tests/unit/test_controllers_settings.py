@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import settings as agent_settings
 from agent.controllers import registry, settings
 from agent.controllers.settings import ControllerSettings
 from agent.settings_values import SettingsError
@@ -104,3 +105,14 @@ def test_the_table_in_deploys_readme_is_the_codes_own() -> None:
     text = DEPLOY.read_text(encoding="utf-8")
     block = text.partition("<!-- controllers -->")[2].partition("<!-- /controllers -->")[0]
     assert block.strip() == settings.markdown(registry.names()).strip()
+
+
+def test_the_agent_does_not_complain_of_them(tmp_path: Path) -> None:
+    """Agent and controllers share one ConfigMap."""
+    empty = tmp_path / "calicoctl.cfg"
+    empty.write_text("apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata: {}\nspec: {}\n")
+    (tmp_path / "tortie.conf").touch()
+    environ = {setting.name: "x" for setting in settings.TABLE if setting.name.startswith("TORTIE_")}
+    environ |= {"TORTIE_CONFIG_FILE": str(tmp_path / "tortie.conf"), "TORTIE_HEALTH_ADDRESS": "none"}
+    found = agent_settings.load(environ, hostname="a", calicoctl_file=str(empty))
+    assert found.not_used == ()
