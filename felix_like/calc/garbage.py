@@ -145,7 +145,7 @@ def _not_ours(allocation: Allocation) -> str:
         return "it has been released and cools down; Calico's IPAM gives it free"
     if not allocation.handle:
         return "it has no handle: whoever took it releases it"
-    if allocation.handle == WINDOWS_RESERVED:
+    if allocation.handle.lower() == WINDOWS_RESERVED:
         return "it is reserved for Windows, as long as the block is"
     if allocation.machine:
         return "it belongs to a virtual machine, which may outlive its pod"

@@ -120,7 +120,7 @@ def test_an_endpoint_that_has_the_address_keeps_it_though_the_pod_is_gone() -> N
     [
         (allocated("10.0.0.1", handle=""), "it has no handle"),
         (allocated("10.0.0.1", handle="openstack.1"), "its attributes name no pod"),
-        (allocated("10.0.0.1", handle=WINDOWS_RESERVED), "reserved for Windows"),
+        (allocated("10.0.0.1", handle=WINDOWS_RESERVED.title()), "reserved for Windows"),
         (allocated("10.0.0.1", "vm", machine=True), "virtual machine"),
         (allocated("10.0.0.1", "web", cooling=True), "cools down"),
         (allocated("10.0.0.1", "web", node=""), "name no node"),
