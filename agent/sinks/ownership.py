@@ -150,11 +150,12 @@ class Ledger:
 
 
 def ours(route: KernelRoute, mark: Mark) -> Route | None:
-    """The route in the model's words if it carries our mark and is of a kind that we make of that protocol.
+    """The route in the model's words if it carries our mark and is of a kind we make.
 
-    Felix may write the cluster's routes itself (programClusterRoutes): of protocol 80, too, but unicast.
+    Felix may write the cluster's routes itself (programClusterRoutes): of protocol 80, too, but unicast. A
+    blackhole of protocol 186 is somebody's hand on a route of ours: nobody else writes such.
     """
     found = route.as_wanted() if mark.is_on(route) else None
-    if found is None or (found.kind == "blackhole") != (found.protocol == PROTO_LOCAL):
+    if found is not None and found.protocol == PROTO_LOCAL and found.kind == "unicast":
         return None
     return found
