@@ -174,12 +174,15 @@ def of_tortie(metric: int, folder: Path) -> list[Leftover]:
     """Tortie's routes, judged by BIRD's in the kernel, and by what BIRD says where ours are in their way."""
     from agent.cli.leftover_routes import Heir, by_prefix, judge
     from agent.netlink.neighbours import neighbours
+    from agent.netlink.rtnetlink import RTN_BLACKHOLE, RTN_UNICAST
     from felix_like.model.desired import PROTO_BGP, PROTO_BIRD, PROTO_LOCAL
 
     in_kernel = by_prefix(
         Heir(route, installed=True) for seen in _dumped(PROTO_BIRD) if (route := seen.as_wanted()) is not None
     )
-    left = [seen for protocol in (PROTO_BGP, PROTO_LOCAL) for seen in _dumped(protocol)]
+    # Felix's own unicast routes are of protocol 80, too.
+    kinds = ((PROTO_BGP, RTN_UNICAST), (PROTO_LOCAL, RTN_BLACKHOLE))
+    left = [seen for protocol, kind in kinds for seen in _dumped(protocol) if seen.type == kind]
     ours = [seen for seen in left if seen.key.priority == metric]
     return judge(
         ours,
