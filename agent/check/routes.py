@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from agent.check.finding import Finding, ok, unseen, warn
 from agent.check.netlink import MOST_ROUTES, Network, SeenRoute
 from felix_like.model.address import Prefix
-from felix_like.model.desired import PROTO_BGP, PROTO_LOCAL
+from felix_like.model.desired import PROTO_BGP
 from felix_like.model.ippool import IPPool
 
 PROTOCOLS = {3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp", 80: "80", 186: "bgp"}
@@ -33,11 +33,11 @@ def check(
 
 def is_ours(route: SeenRoute, metric: int) -> bool:
     """The mark of `agent.sinks.ownership`: protocol and metric, in the main table."""
-    return route.protocol in (PROTO_BGP, PROTO_LOCAL) and route.metric == metric
+    return route.protocol == PROTO_BGP and route.metric == metric
 
 
 def marked(ours: Sequence[SeenRoute], metric: int, known: Collection[Prefix] | None) -> Iterator[Finding]:
-    mark = f"protocol 186 or 80, metric {metric}"
+    mark = f"protocol 186, metric {metric}"
     if known is None:
         found = f"{len(ours)} with our mark ({mark}), left by the last agent or written by another program"
         yield ok("our routes", found) if ours else ok("our routes", f"none with our mark ({mark})")

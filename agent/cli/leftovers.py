@@ -88,7 +88,7 @@ def leftovers(whose: str, remove: bool, metric: int, folder: Path) -> None:
     if kept:
         click.echo(
             f"{kept} stay: packets to them would go another way, or nowhere. If that is right, remove them\n"
-            "with 'ip route del' as it stands in 'ip route show proto bird' (proto bgp, proto 80)."
+            "with 'ip route del' as it stands in 'ip route show proto bird' (proto bgp)."
         )
 
 
@@ -174,16 +174,12 @@ def of_tortie(metric: int, folder: Path) -> list[Leftover]:
     """Tortie's routes, judged by BIRD's in the kernel, and by what BIRD says where ours are in their way."""
     from agent.cli.leftover_routes import Heir, by_prefix, judge
     from agent.netlink.neighbours import neighbours
-    from agent.netlink.rtnetlink import RTN_BLACKHOLE, RTN_UNICAST
-    from felix_like.model.desired import PROTO_BGP, PROTO_BIRD, PROTO_LOCAL
+    from felix_like.model.desired import PROTO_BGP, PROTO_BIRD
 
     in_kernel = by_prefix(
         Heir(route, installed=True) for seen in _dumped(PROTO_BIRD) if (route := seen.as_wanted()) is not None
     )
-    # Felix's own unicast routes are of protocol 80, too.
-    kinds = ((PROTO_BGP, RTN_UNICAST), (PROTO_LOCAL, RTN_BLACKHOLE))
-    left = [seen for protocol, kind in kinds for seen in _dumped(protocol) if seen.type == kind]
-    ours = [seen for seen in left if seen.key.priority == metric]
+    ours = [seen for seen in _dumped(PROTO_BGP) if seen.key.priority == metric]
     return judge(
         ours,
         lambda route: in_kernel.get(route.key.prefix) or _wanted_by_bird(route, folder),

@@ -16,10 +16,10 @@ from agent.netlink.rtnetlink import KernelRoute, hop_order
 from agent.netlink.sockets import Failure, RouteWriter, dump_routes
 from agent.sinks.hearing import Account, Hearing
 from agent.sinks.monitor import RouteMonitor
-from agent.sinks.ownership import OURS, Mark, Sweep, ours
+from agent.sinks.ownership import Mark, Sweep, ours
 from agent.sinks.programming import Outcome, Turn
 from felix_like.model.address import Address
-from felix_like.model.desired import PROTO_BIRD, Route, RouteKey
+from felix_like.model.desired import PROTO_BGP, PROTO_BIRD, Route, RouteKey
 
 log = logging.getLogger(__name__)
 
@@ -317,8 +317,7 @@ def dump_ours(mark: Mark = Mark()) -> list[Route]:  # noqa: B008 - a frozen valu
     return [
         route
         for family in (socket.AF_INET, socket.AF_INET6)
-        for protocol in sorted(OURS)
-        for seen in dump_routes(family, protocol)
+        for seen in dump_routes(family, PROTO_BGP)
         if (route := ours(seen, mark)) is not None
     ]
 

@@ -117,7 +117,7 @@ class NextHopResolver:
 
     def _learned(self, route: KernelRoute) -> bool:
         """One of ours that leads elsewhere; our blackholes count like anybody's."""
-        return route.protocol == PROTO_BGP and self._mark.is_on(route)
+        return route.type == RTN_UNICAST and self._mark.is_on(route)
 
     def _heard(self, events: Sequence[Event]) -> None:
         if not self._states:

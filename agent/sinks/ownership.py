@@ -11,22 +11,18 @@ from felix_like.model.desired import (
     DEFAULT_ROUTE_PRIORITY,
     MAIN_TABLE,
     PROTO_BGP,
-    PROTO_LOCAL,
     KernelNextHop,
     Route,
     RouteKey,
 )
 from felix_like.model.verdict import No, Verdict, Yes
 
-OURS = frozenset({PROTO_BGP, PROTO_LOCAL})
-"""Route protocols of this agent; the metric and the kind belong to its mark, too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What makes a route recognisably this agent's, after amnesia, too.
 
-    The protocol alone does not: FRR's routes are of protocol 186 as well (with metric 20), Felix's of 80.
+    The protocol alone does not: FRR's routes are of protocol 186 as well, with metric 20.
     """
 
     tables: frozenset[int] = frozenset({MAIN_TABLE})
@@ -34,7 +30,7 @@ class Mark:
 
     def is_on(self, route: KernelRoute) -> bool:
         key = route.key
-        return route.protocol in OURS and key.priority == self.metric and key.table in self.tables
+        return route.protocol == PROTO_BGP and key.priority == self.metric and key.table in self.tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class Sweep:
         """May this inherited route go (RFC 4724 section 4.2: stale routes stay until End-of-RIB)?"""
         if not self.authoritative:
             return No("the datastore has not been read completely since the agent started")
-        if route.protocol != PROTO_BGP or not self.awaiting:
+        if route.kind == "blackhole" or not self.awaiting:
             return Yes()
         for hop in route.next_hops:
             if hop.gateway is None or hop.gateway not in self.peers:
@@ -150,12 +146,5 @@ class Ledger:
 
 
 def ours(route: KernelRoute, mark: Mark) -> Route | None:
-    """The route in the model's words if it carries our mark and is of a kind we make.
-
-    Felix may write the cluster's routes itself (programClusterRoutes): of protocol 80, too, but unicast. A
-    blackhole of protocol 186 is somebody's hand on a route of ours: nobody else writes such.
-    """
-    found = route.as_wanted() if mark.is_on(route) else None
-    if found is not None and found.protocol == PROTO_LOCAL and found.kind == "unicast":
-        return None
-    return found
+    """The route in the model's words if it carries our mark and is of a kind we make."""
+    return route.as_wanted() if mark.is_on(route) else None

@@ -9,7 +9,6 @@ from felix_like.model.bgp import Peer
 from felix_like.model.desired import (
     MAIN_TABLE,
     PROTO_BGP,
-    PROTO_LOCAL,
     Desired,
     KernelNextHop,
     Route,
@@ -49,7 +48,7 @@ class KernelRoutes:
         if before is not None and before.kind == kind and before.next_hops == hops:
             return
         key = RouteKey(prefix, self._priority, MAIN_TABLE)
-        route = Route(key, kind, PROTO_LOCAL if blackhole else PROTO_BGP, hops)
+        route = Route(key, kind, PROTO_BGP, hops)
         self.wanted[prefix] = self.changed[key] = route
 
     def _next_hops(self, selected: tuple[Path, ...]) -> tuple[KernelNextHop, ...]:

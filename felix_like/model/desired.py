@@ -13,9 +13,11 @@ from felix_like.model.path import Attributes
 from felix_like.model.verdict import Refusal
 
 PROTO_BGP = 186
-"""rtnetlink's RTPROT_BGP: routes learned from peers. Ours after amnesia, too."""
-PROTO_LOCAL = 80
-"""Felix's own number: our blackhole routes."""
+"""rtnetlink's RTPROT_BGP: all our routes, learned ones and blackholes. Ours after amnesia, too.
+
+Not Felix's number, 80: Felix beside us takes every route of it in the main table for its own, and deletes
+what it does not want (felix/routetable/ownershippol).
+"""
 PROTO_BIRD = 12
 """rtnetlink's RTPROT_BIRD: what calico-node's BIRD writes, and leaves when it goes."""
 
@@ -110,7 +112,6 @@ __all__ = [
     "DEFAULT_ROUTE_PRIORITY",
     "MAIN_TABLE",
     "PROTO_BGP",
-    "PROTO_LOCAL",
     "Desired",
     "KernelNextHop",
     "LocalNode",

@@ -78,7 +78,7 @@ def to_calico(cluster: Mixed, host: Host) -> None:
     code, said = host.leftovers("--of", "tortie", "--remove")
     assert code == 0, said
     assert f"{len(wanted)} of {len(wanted)} removed; BIRD has them" in said
-    assert host.routes_of("bgp") == host.routes_of("80") == {}
+    assert host.routes_of("bgp") == {}
     assert set(host.routes_of("bird")) == wanted
 
 

@@ -228,6 +228,7 @@ async def test_other_metrics_tables_and_protocols_are_left_alone(world: World) -
         "10.1.0.0/26 via 10.0.0.9 metric 1024 proto bgp table 10000",
         "10.8.0.0/26 via 10.0.0.9 metric 1024 proto bird",
         "10.7.0.0/26 via 10.0.0.9 metric 1024 proto 80",
+        "blackhole 10.7.0.64/26 metric 1024 proto 80",
         "fd01::/64 via fd00::9 metric 50 proto static",
         "fd01::/64 via fd00::9 metric 1024 proto bgp table 100",
     ]
@@ -246,6 +247,22 @@ async def test_other_metrics_tables_and_protocols_are_left_alone(world: World) -
         await until(lambda: settled(sink))
         sink.want({route.key: None for route in mine})
         await until(lambda: not sink.status().wanted and tables() == before)
+
+
+async def test_felix_beside_us_has_nothing_of_ours_to_delete(world: World) -> None:
+    """It deletes what it does not want of protocol 80 in the main table, at each of its resyncs."""
+    async with agent_life() as sink:
+        mine = [
+            world.blackhole("10.3.0.0/26"),
+            world.blackhole("fd03::/64"),
+            world.learned("10.1.0.0/26", "10.0.0.2"),
+        ]
+        sink.want(wanted(*mine))
+        await until(lambda: settled(sink))
+        before = world.ip("route show"), world.ip("-6 route show")
+        world.ip("route flush proto 80")
+        world.ip("-6 route flush proto 80")
+        assert (world.ip("route show"), world.ip("-6 route show")) == before
 
 
 @pytest.mark.parametrize(

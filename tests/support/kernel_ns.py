@@ -20,7 +20,7 @@ from agent.keep import Sink, keep
 from agent.sinks.kernel import KernelSink
 from agent.sinks.monitor import RouteMonitor
 from felix_like.model.address import Address, Prefix
-from felix_like.model.desired import PROTO_BGP, PROTO_LOCAL, KernelNextHop, Route, RouteKey
+from felix_like.model.desired import PROTO_BGP, KernelNextHop, Route, RouteKey
 
 CLONE_NEWNET = 0x40000000
 _numbers = itertools.count(1)
@@ -88,7 +88,7 @@ class World:
         return Route(RouteKey(Prefix.parse(prefix), priority), "unicast", PROTO_BGP, self.via(*gateways))
 
     def blackhole(self, prefix: str, priority: int = 1024) -> Route:
-        return Route(RouteKey(Prefix.parse(prefix), priority), "blackhole", PROTO_LOCAL)
+        return Route(RouteKey(Prefix.parse(prefix), priority), "blackhole", PROTO_BGP)
 
 
 @contextlib.contextmanager

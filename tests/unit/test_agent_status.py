@@ -21,7 +21,7 @@ from agent.status import Status, interface_name, own_version
 from felix_like.calc.snapshot import Change
 from felix_like.model.address import Asn
 from felix_like.model.bgp import ClusterInformation
-from felix_like.model.desired import PROTO_LOCAL, KernelNextHop, Route, RouteKey
+from felix_like.model.desired import PROTO_BGP, KernelNextHop, Route, RouteKey
 from felix_like.model.verdict import Refusal
 from tests.support.hands import Hands, calculation, changes
 from tests.support.rib_world import ip, net, path
@@ -135,7 +135,7 @@ def agent() -> Agent:
         sessions,
         Kernel(
             states={X: "installed", Z: "installed"},
-            routes={X: unicast(X, (B4, 1)), Z: Route(RouteKey(net(Z)), "blackhole", PROTO_LOCAL)},
+            routes={X: unicast(X, (B4, 1)), Z: Route(RouteKey(net(Z)), "blackhole", PROTO_BGP)},
         ),
         Link(LinkState("connected", UNIX - 80, 4711, "5.0.15", "cafe")),
         Conf(),
@@ -343,7 +343,7 @@ def test_several_next_hops_and_interfaces_that_went_away(agent: Agent) -> None:
 
 
 def test_who_compares_gets_the_wanted_kernel_routes_in_the_kernels_own_terms(agent: Agent) -> None:
-    one, two = unicast(X, (B4, 1), (None, 7)), Route(RouteKey(net(Z)), "blackhole", 80)
+    one, two = unicast(X, (B4, 1), (None, 7)), Route(RouteKey(net(Z)), "blackhole", 186)
     agent.kernel.wanted, agent.kernel.routes = {one.key: one, two.key: two}, {Z: two}
     assert agent.ask(ask="kernel")["kernel"] == [
         {
@@ -359,7 +359,7 @@ def test_who_compares_gets_the_wanted_kernel_routes_in_the_kernels_own_terms(age
             "prefix": Z,
             "metric": 1024,
             "table": 254,
-            "protocol": 80,
+            "protocol": 186,
             "kind": "blackhole",
             "next_hops": [],
             "installed": True,

@@ -274,7 +274,7 @@ def test_what_calicos_bird_left_in_a_pool() -> None:
 def test_without_etcd_and_agent_it_says_what_it_does_not_know() -> None:
     lines = [one.line() for one in routes.check(network(), 1024, None, None)]
     assert lines == [
-        "OK    our routes: none with our mark (protocol 186 or 80, metric 1024)",
+        "OK    our routes: none with our mark (protocol 186, metric 1024)",
         "----  leftovers in pools: not seen: etcd did not say which pools there are",
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from agent.sinks.ownership import Ledger, Rewrite, Sweep, rewrite
 from agent.sinks.trouble import FIGHT_LIMIT, FIGHT_WINDOW, LONGEST_PAUSE, Troubles
 from felix_like.model.address import Address, Prefix
-from felix_like.model.desired import PROTO_BGP, PROTO_LOCAL, KernelNextHop, Route, RouteKey
+from felix_like.model.desired import PROTO_BGP, KernelNextHop, Route, RouteKey
 from felix_like.model.verdict import Yes
 
 
@@ -24,7 +24,7 @@ def learned(prefix: str, *gateways: str, protocol: int = PROTO_BGP) -> Route:
 
 
 def blackhole(prefix: str) -> Route:
-    return Route(RouteKey(Prefix.parse(prefix)), "blackhole", PROTO_LOCAL)
+    return Route(RouteKey(Prefix.parse(prefix)), "blackhole", PROTO_BGP)
 
 
 ONE, TWO = address("10.0.0.1"), address("10.0.0.2")
@@ -76,7 +76,7 @@ def test_ipv6_changes_add_and_remove_single_next_hops() -> None:
 
 
 def test_ipv6_routes_that_differ_in_protocol_only_collide() -> None:
-    old = learned("fd01::/64", "fd00::1", protocol=PROTO_LOCAL)
+    old = learned("fd01::/64", "fd00::1", protocol=4)
     assert rewrite(old, learned("fd01::/64", "fd00::1")).remove_first
     assert not rewrite(old, learned("fd01::/64", "fd00::2")).remove_first
 

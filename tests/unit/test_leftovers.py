@@ -25,7 +25,7 @@ from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import KernelNextHop, Route, RouteKey
 from felix_like.model.verdict import No
 
-BIRD, OURS, LOCAL = 12, 186, 80
+BIRD, OURS = 12, 186
 FOUR, SIX = "10.65.1.0/26", "fd00:65::100/122"
 
 
@@ -42,7 +42,7 @@ def seen(prefix: str, *gateways: str, metric: int = 0, protocol: int = BIRD) -> 
 def heir(prefix: str, *gateways: str, metric: int = 1024, installed: bool = True) -> Heir:
     key = RouteKey(Prefix.parse(prefix), metric)
     if not gateways:
-        return Heir(Route(key, "blackhole", LOCAL), installed)
+        return Heir(Route(key, "blackhole", OURS), installed)
     return Heir(Route(key, "unicast", OURS, hops(*gateways)), installed)
 
 
