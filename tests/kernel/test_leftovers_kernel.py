@@ -72,9 +72,7 @@ async def test_every_kind_of_leftover_is_named_and_becomes_ours(world: World, me
         await until(lambda: settled(sink) and not named(sink))
         assert sink.status().conflicts == ()
     kept = {(route["dst"], str(route.get("protocol"))) for route in world.routes()}
-    assert {
-        (route["dst"]) for route in world.routes() if str(route.get("protocol")) == "186"
-    } == every
+    assert {(route["dst"]) for route in world.routes() if str(route.get("protocol")) == "186"} == every
     assert not [one for one in kept if one[1] == "12"]
 
 
