@@ -168,14 +168,15 @@ def pod_use(allocation: Allocation, pod: PodUse | None, kube_node: str | None) -
     name = f"pod {allocation.namespace}/{allocation.pod}"
     if pod is None:
         return Unused(Word.POD_GONE, f"{name} does not exist")
-    if pod.node and kube_node and pod.node != kube_node:
-        return Unused(Word.POD_MOVED, f"{name} runs on {pod.node} now, not on {kube_node}")
     if pod.finished:
         return Unused(Word.POD_FINISHED, f"{name} has ended ({pod.finished})")
+    if allocation.address in pod.addresses:
+        # Before the node: where that is the wrong one of two, it is our idea of the Node's name that is old.
+        return Kept(Standing.IN_USE, f"{name} has it")
+    if pod.node and kube_node and pod.node != kube_node:
+        return Unused(Word.POD_MOVED, f"{name} runs on {pod.node} now, not on {kube_node}")
     if not pod.addresses:
         return Kept(Standing.IN_USE, f"{name} has not told its address yet")
-    if allocation.address in pod.addresses:
-        return Kept(Standing.IN_USE, f"{name} has it")
     others = ", ".join(sorted(map(str, pod.addresses))[:4])
     return Unused(Word.OTHER_ADDRESS, f"{name} has {others} instead")
 

@@ -84,7 +84,8 @@ def test_a_calico_node_whose_kubernetes_node_is_gone_still_has_its_grace() -> No
 @pytest.mark.parametrize(
     ("pod", "word", "said"),
     [
-        (running("web", "b", "10.0.0.1"), Word.POD_MOVED, "runs on b now, not on a"),
+        (running("web", "b", "10.0.0.2"), Word.POD_MOVED, "runs on b now, not on a"),
+        (running("web", "b"), Word.POD_MOVED, "runs on b now, not on a"),
         (running("web", "a", "10.0.0.2"), Word.OTHER_ADDRESS, "has 10.0.0.2 instead"),
         (running("web", "a", "10.0.0.1", finished="Failed"), Word.POD_FINISHED, "has ended (Failed)"),
     ],
@@ -93,6 +94,15 @@ def test_other_ways_to_lose_an_address(pod: PodUse, word: Word, said: str) -> No
     judged = Looker().look(state(WEB), cluster(pod), 0)["10.0.0.1"]
     assert judged.word is word
     assert said in judged.reason
+
+
+def test_a_pod_that_has_the_address_keeps_it_wherever_it_runs() -> None:
+    """A Node renamed in Kubernetes, or one whose orchRef names another: its pods live all the same."""
+    looker = Looker()
+    for now in (0, 10 * GRACE):
+        judged = looker.look(state(WEB), cluster(running("web", "b", "10.0.0.1")), now)["10.0.0.1"]
+        assert judged.standing is Standing.IN_USE
+    assert looker.leaks == {}
 
 
 def test_a_pod_that_has_not_told_its_address_keeps_what_it_was_given() -> None:
