@@ -85,6 +85,8 @@ class CalcGraph:
         self._authoritative = False
         self._desired_changed = False
         self._started: float | None = None
+        self._read_at: float | None = None
+        """The first moment that we were told of after the datastore was first acted on."""
         self._now: float | None = None
         self._resyncing = False
 
@@ -92,6 +94,8 @@ class CalcGraph:
         self._services = ServiceRoutes(local, self._tables.ownership, expected=kubernetes)
         self._base: Desired | None = None
         """What follows from the datastore alone, as acted on; `desired` has the services' routes as well."""
+        self._without_pod_cidrs = False
+        """It was calculated while nobody knew the podCIDRs that it should follow from."""
 
     # -- told: the datastore --------------------------------------------------------------------------
 
@@ -230,8 +234,8 @@ class CalcGraph:
             return now
         deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
         deadlines += [self._deferral(address) for address in self._awaiting()]
-        if self._started is not None and self._services.waiting(self._early):
-            deadlines.append(self._started + PATIENCE)
+        if self._read_at is not None and self._services.waiting(self._early):
+            deadlines.append(self._read_at + PATIENCE)
         return min((d for d in deadlines if d is not None), default=None)
 
     # -- asked ----------------------------------------------------------------------------------------
@@ -249,7 +253,7 @@ class CalcGraph:
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=self._awaiting(),
-            holding=self._services.holding(self._early),
+            holding=self._services.holding(self._early, without_pod_cidrs=self._without_pod_cidrs),
         )
 
     def fib(self) -> dict[RouteKey, Route]:
@@ -300,7 +304,9 @@ class CalcGraph:
     def refusals(self) -> tuple[Refusal, ...]:
         """Every no: the datastore's and the peers'."""
         own = self.desired.refusals if self.desired is not None else ()
-        return (*own, *explanation.peer_refusals(self._tables))
+        locked = self._services.holding(False, without_pod_cidrs=self._without_pod_cidrs)
+        held = (Refusal(f"Node {self.local.name}", locked),) if locked and self.frozen is not None else ()
+        return (*own, *held, *explanation.peer_refusals(self._tables))
 
     # -- inside ---------------------------------------------------------------------------------------
 
@@ -316,6 +322,8 @@ class CalcGraph:
         self._now = now if self._now is None else max(now, self._now)
         if self._started is None:
             self._started = now
+        if self._read_at is None and self._base is not None:
+            self._read_at = self._now
 
     def _learn(self, changes: Iterable[Change]) -> None:
         """Take in the datastore's changes, and the podCIDRs that follow, in place of blocks."""
@@ -341,7 +349,8 @@ class CalcGraph:
             self._freeze()
             return
         self._backlog = _Backlog(desire=False)
-        self._authoritative |= self._in_sync and not self._services.waiting_for_pod_cidrs
+        self._without_pod_cidrs = self._services.waiting_for_pod_cidrs
+        self._authoritative |= self._in_sync and not self._without_pod_cidrs
         ownership = self._tables.ownership
         judge_all = False
         if self._base is None or backlog.kinds & {Node, IPPool, BgpConfiguration}:
@@ -359,8 +368,8 @@ class CalcGraph:
 
     @property
     def _early(self) -> bool:
-        """So soon after the start that Kubernetes may yet be heard."""
-        return self._now is None or self._started is None or self._now < self._started + PATIENCE
+        """So soon after the datastore was read that Kubernetes may yet be heard."""
+        return self._now is None or self._read_at is None or self._now < self._read_at + PATIENCE
 
     def _follow_kubernetes(self, services: Iterable[ServiceId], *, nodes: bool) -> None:
         """These services differ; `nodes`: and so does what is known of Kubernetes' nodes."""

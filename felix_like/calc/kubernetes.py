@@ -18,8 +18,9 @@ from felix_like.model.service import EXCLUDE_LABEL, KubernetesNode
 from felix_like.rib.session import DEFAULT_RESTART_TIME
 
 PATIENCE = DEFAULT_RESTART_TIME
-"""Seconds after the start in which service routes of before stay, though nobody knows whether they should: as
-long as peers keep the routes of a speaker that restarts."""
+"""Seconds after the datastore was first read in which service routes of before our start stay, though nobody
+knows whether they should: as long as peers keep the routes of a speaker that restarts. Not after the start:
+before the datastore has named a range, nobody asks Kubernetes."""
 
 
 class KubernetesChange(Protocol):
@@ -39,23 +40,26 @@ class Kubernetes:
         self.snapshot = Snapshot()
         self.stale: str | None = None
         """Why what it said may be old."""
+        self.known = False
+        """It was heard as a whole, now or before our start, and may be acted on. Stays so: what is known does
+        not get less by being confirmed."""
         self.pod_cidrs = PodCidrs(local) if local.use_pod_cidr else None
         self.name = local.kubernetes_name or local.name
         """This node's, there."""
         self._heard = False
-        self._in_sync = False
 
     def tell(self, changes: Iterable[KubernetesChange], in_sync: bool) -> Touched:
         self._heard = True
         touched = self.snapshot.apply(Change(change.key, change.value) for change in changes)
         if in_sync:
-            self._in_sync, self.stale = True, None
+            self.stale = None
+        self.known |= in_sync or self.stale is not None
         return touched
 
-    @property
-    def known(self) -> bool:
-        """It was heard as a whole, now or before our start, and may be acted on."""
-        return self._in_sync or (self._heard and self.stale is not None)
+    def tell_stale(self, reason: str | None) -> None:
+        """It does not answer: its last good copy counts, if that was told. None: it answers again."""
+        self.stale = reason
+        self.known |= self._heard and reason is not None
 
     @property
     def missing(self) -> bool:
@@ -69,8 +73,8 @@ class Kubernetes:
         return EXCLUDED if node is not None and is_excluded(node.labels) else ""
 
     def nodes(self) -> dict[str, KubernetesNode] | None:
-        """Its nodes, once they are known."""
-        return dict(self.snapshot.kubernetes_nodes) if self.known else None
+        """Its nodes, once they are known. None at all are not believed: who may not read them sees none."""
+        return (dict(self.snapshot.kubernetes_nodes) or None) if self.known else None
 
 
 EXCLUDED = f'this node has the label {EXCLUDE_LABEL}: "true", so it advertises no service'

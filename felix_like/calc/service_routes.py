@@ -20,7 +20,7 @@ from felix_like.model.verdict import Refusal
 
 
 class ServiceRoutes:
-    """`early`, in every method: so soon after the start that Kubernetes may yet be heard."""
+    """`early`, in every method: so soon after the datastore was read that Kubernetes may yet be heard."""
 
     def __init__(self, local: LocalNode, ownership: Ownership, *, expected: bool) -> None:
         self._local = local
@@ -45,7 +45,7 @@ class ServiceRoutes:
     def tell_stale(self, reason: str | None) -> bool:
         """Kubernetes does not answer, or answers again; is anything known now that was not?"""
         known = self._kubernetes.known
-        self._kubernetes.stale = reason
+        self._kubernetes.tell_stale(reason)
         return self._kubernetes.known != known
 
     def read_rules(self, snapshot: Snapshot) -> None:
@@ -108,12 +108,17 @@ class ServiceRoutes:
     @property
     def waiting_for_pod_cidrs(self) -> bool:
         """Nobody knows (yet) whose pods are where; that has no end, as with the datastore."""
-        return self.by_pod_cidrs and self._kubernetes.missing
+        return self.by_pod_cidrs and self._kubernetes.expected and self._kubernetes.nodes() is None
 
-    def holding(self, early: bool) -> str:
-        """Why nothing that was advertised before our start may go yet."""
+    def holding(self, early: bool, *, without_pod_cidrs: bool) -> str:
+        """Why nothing that was advertised before our start may go yet. `without_pod_cidrs`: what is acted on
+        was calculated while nobody knew them."""
         if self.waiting_for_pod_cidrs:
+            if self._kubernetes.known:
+                return "the nodes' podCIDRs are not known: Kubernetes shows no Node"
             return "the nodes' podCIDRs are not known: Kubernetes has not been heard"
+        if without_pod_cidrs:
+            return "the nodes' podCIDRs are not acted on before the datastore is unlocked"
         if self.waiting(early) and self._rules is not None and any(self._rules.ranges):
             return "services are not known: Kubernetes has not been heard"
         return ""

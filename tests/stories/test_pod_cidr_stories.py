@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from felix_like.calc.snapshot import Change
+from felix_like.model.bgp import ClusterInformation
 from felix_like.model.block import AffinityState
 from tests.support.kube_world import KubeWorld
 from tests.support.rib_world import Driver, ip, net, path, session
@@ -193,6 +194,37 @@ def test_the_last_good_copy_counts_once_kubernetes_does_not_answer_or_confirms_i
         world.graph.on_kubernetes((), True)
     assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}
     assert world.outcome.authoritative
+
+
+def test_podcidrs_that_come_while_the_datastore_is_locked_do_not_end_the_wait_without_them() -> None:
+    """The agent starts with its copy of the datastore, finds it locked, and only then hears Kubernetes."""
+    world = Driver(kubernetes=True, use_pod_cidr=True)
+    world.graph.on_datastore(told(*CLUSTER), False)
+    world.graph.on_datastore(told(ClusterInformation(datastore_ready=False)), True)
+    world.graph.on_kubernetes(told(ON_A, ON_B), True)
+    assert world.settle().fib() == {}
+    held = "the nodes' podCIDRs are not acted on before the datastore is unlocked"
+    assert world.outcome.holding == held
+    assert f"Node a: {held}" in map(str, world.graph.refusals())
+    world.graph.on_datastore(told(ClusterInformation()), True)
+    assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}
+    assert world.outcome.holding == ""
+    assert world.outcome.authoritative
+    assert not any(held in str(refusal) for refusal in world.graph.refusals())
+
+
+def test_kubernetes_without_a_single_node_is_not_believed() -> None:
+    """So it looks to an agent that is not allowed to read Nodes."""
+    world = Driver(kubernetes=True, use_pod_cidr=True)
+    world.graph.on_datastore(told(*CLUSTER), True)
+    world.graph.on_kubernetes((), True)
+    assert world.settle().outcome.holding == "the nodes' podCIDRs are not known: Kubernetes shows no Node"
+    assert not world.outcome.authoritative
+    world.graph.on_datastore(told(status("a", "10.244.1.0/24", kubernetes_name="a")), True)
+    assert world.settle().fib() == {"10.244.1.0/24": "blackhole"}
+    world.graph.on_kubernetes(told(ON_B), True)
+    assert world.settle().fib() == {}, "Kubernetes has no such node"
+    assert world.outcome.holding == ""
 
 
 def test_this_node_s_name_in_kubernetes_is_what_its_settings_say() -> None:

@@ -77,7 +77,7 @@ def test_the_wait_ends_by_the_clock() -> None:
     world = started()
     world.graph.on_kubernetes_stale("connection refused")
     assert world.settle().outcome.holding
-    assert world.graph.tick(1001.0) == 1000.0 + PATIENCE
+    assert world.graph.tick(1000.0) == 1000.0 + PATIENCE
     assert world.graph.tick(1000.0 + PATIENCE) == 1000.0 + PATIENCE  # something to take
     world.settle()
     assert originated(world) == {MINE, *RANGES_ALONE}
@@ -91,10 +91,35 @@ def test_the_end_of_the_wait_needs_no_other_reason_to_wake() -> None:
     world.graph.tick(1000.0)
     world.graph.on_datastore(told(A, PODS, RANGES), True)
     assert originated(world.settle()) == set()
-    assert world.graph.tick(1001.0) == 1000.0 + PATIENCE
+    assert world.graph.tick(1000.0) == 1000.0 + PATIENCE
     assert world.graph.tick(1000.0 + PATIENCE) == 1000.0 + PATIENCE
     assert originated(world.settle()) == RANGES_ALONE
     assert world.graph.tick(1001.0 + PATIENCE) is None
+
+
+def test_the_wait_begins_when_the_datastore_was_read() -> None:
+    """Before it has named a range nobody asks Kubernetes, and it may be away for longer than the wait."""
+    world = Driver(kubernetes=True)
+    world.graph.tick(1000.0)
+    world.graph.on_datastore_stale("no endpoint answers")
+    world.graph.tick(1000.0 + PATIENCE)
+    world.graph.on_datastore(told(*STORE), True)
+    assert originated(world.settle()) == {MINE}
+    assert world.outcome.holding
+    assert world.graph.tick(2000.0) == 2000.0 + PATIENCE
+    world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), True)
+    assert originated(world.settle()) == {MINE, *RANGES_ALONE, WEB_ALONE}
+    assert world.outcome.holding == ""
+
+
+def test_a_copy_that_counts_goes_on_counting_when_kubernetes_answers_again() -> None:
+    world = started()
+    world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), False)
+    world.graph.on_kubernetes_stale("connection refused")
+    assert WEB_ALONE in originated(world.settle())
+    world.graph.on_kubernetes_stale(None)
+    assert WEB_ALONE in originated(world.settle())
+    assert world.outcome.adverts == {}
 
 
 def test_the_last_good_copy_counts_once_kubernetes_does_not_answer() -> None:
