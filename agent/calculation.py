@@ -149,13 +149,14 @@ class Calculation:
         """Everything we advertise is with the speaker, so peers that kept our routes over a restart may
         drop the rest (RFC 4724 section 4.1).
 
-        Who passes on what others announce has all of it only when they have said it all again.
+        Who passes on what others announce has all of it only when they have said it all again. Peers that
+        restart at the same time do not count: each would wait for the other's End-of-RIB.
         """
         desired = self.graph.desired
         if desired is None or not self._replayed or outcome.holding:
             return False
         passes_on = any(peer.is_ebgp or peer.route_reflector_client for peer in desired.peers.values())
-        return not (passes_on and outcome.awaiting)
+        return not (passes_on and outcome.awaiting - outcome.restarting)
 
     def _tell_peers(self, desired: Desired) -> None:
         """Most changes of the datastore leave the peers alone: then there is no file to render."""

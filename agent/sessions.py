@@ -145,4 +145,5 @@ def session_of(event: PeerUp) -> Session:
         restart_time=event.restart_time or 0,
         graceful=frozenset(family.version for family in event.graceful),
         forwarding=frozenset(family.version for family in event.graceful if family.forwarding),
+        restarting=event.restarting,
     )

@@ -253,6 +253,7 @@ class CalcGraph:
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=self._awaiting(),
+            restarting=frozenset(filter(self._restarting, self._awaiting())),
             holding=self._services.holding(self._early, without_pod_cidrs=self._without_pod_cidrs),
         )
 
@@ -408,6 +409,10 @@ class CalcGraph:
         if self.desired is None:
             return frozenset()
         return frozenset(a for a in self.desired.peers if self._deferral(a) is not None)
+
+    def _restarting(self, address: Address) -> bool:
+        rib = self._tables.paths.by_peer.get(address)
+        return rib is not None and rib.session is not None and rib.session.restarting
 
     def _deferral(self, address: Address) -> float | None:
         """Until when a peer is awaited after our start (RFC 4724 section 4.1's Selection_Deferral_Timer,

@@ -27,6 +27,8 @@ class Outcome:
     from there: what is not wanted may be dropped."""
     awaiting: frozenset[Address] = frozenset()
     """Peers that may still announce what they announced before: inherited routes wait for them."""
+    restarting: frozenset[Address] = frozenset()
+    """Of those, the ones that have just begun, too, and may be waiting for us."""
     holding: str = ""
     """Why it is not yet known what this node advertises, so that nothing which the speaker advertised before
     our start may be dropped; empty: it is known."""

@@ -46,6 +46,8 @@ class Session:
     """Those with the F bit: it kept forwarding over its last restart."""
     end_of_rib: frozenset[IpVersion] = frozenset()
     """Families whose End-of-RIB this session has already delivered (told at a resynchronisation)."""
+    restarting: bool = False
+    """The peer's OPEN had the Restart State bit: it has just begun, and waits for others' End-of-RIB."""
 
     def __post_init__(self) -> None:
         dotted(self.router_id)

@@ -264,6 +264,28 @@ async def test_who_passes_routes_on_waits_until_all_peers_have_said_theirs() -> 
     assert made.synced
 
 
+async def test_nodes_that_begin_together_do_not_wait_for_each_other() -> None:
+    """A cluster after a power cut: each would hold its End-of-RIB back until it has the others'."""
+    hands = Hands()
+    made = await synced(hands, bgp_peer("tor", TOR, 64600))
+    made.speaker_replayed()
+    for peer, restarting in ((B4, True), (TOR, False)):
+        made.graph.on_peer_up(ip(peer), session(peer, restarting=restarting), hands.now)
+    made.graph.on_end_of_rib(ip(TOR), 4, hands.now)
+    made.told()
+    await turn()
+    assert not made.synced, "C is not up: it may not be one of them"
+    made.graph.on_peer_up(ip(C4), session(C4), hands.now)
+    made.told()
+    await turn()
+    assert not made.synced, "C has been there all the time, and has not said all"
+    made.graph.on_end_of_rib(ip(C4), 4, hands.now)
+    made.told()
+    await turn()
+    assert made.synced
+    assert made.awaited == {ip(B4)}, "inherited routes wait for B all the same"
+
+
 async def test_what_the_last_peer_said_is_passed_on_before_all_is_said() -> None:
     """Its next hop is new: the first outcome of the turn does not have the route yet."""
     hands = Hands()

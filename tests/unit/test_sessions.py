@@ -120,6 +120,12 @@ def test_an_event_is_told_to_the_graph_and_that_there_is_news(event: Any, calls:
     assert hearing.calculation.news == 1
 
 
+def test_a_peer_that_has_just_begun_is_known_as_such() -> None:
+    up = PeerUp(B, "192.0.2.2", Asn(64512), 90, (4,), 120, True)
+    assert session_of(up).restarting
+    assert not session_of(UP).restarting
+
+
 def test_a_peer_without_graceful_restart_has_none() -> None:
     up = PeerUp(B, "192.0.2.2", Asn(64512), 90, (4,))
     assert session_of(up) == Session(router_id="192.0.2.2", asn=Asn(64512), hold_time=90, families=(4,))
