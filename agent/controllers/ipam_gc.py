@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from agent.controllers.deeds import Deeds
@@ -25,7 +25,7 @@ from felix_like.datastore.errors import CasConflict, Refused
 from felix_like.datastore.ipam_listing import ipam_state
 from felix_like.datastore.ipam_mend import Mending
 from felix_like.datastore.kube.client import KubeClient
-from felix_like.datastore.kube.errors import KubeError
+from felix_like.datastore.kube.errors import KubeError, Unreachable
 from felix_like.model.address import Address, Prefix
 from felix_like.model.ipam_use import Allocation, Cluster, IpamState
 from felix_like.model.verdict import No
@@ -37,6 +37,8 @@ SHORTEST_PERIOD = 0.2
 """Seconds from one look to the next; half the grace in between, as Calico does."""
 AT_ONCE = 500
 """Handles released after one look at most: each costs a question to the API server."""
+ASKING = 30.0
+"""Seconds of asking in one look: what was heard first must not be old when the addresses are released."""
 SETTLE = 1.0
 """Seconds after a Node was removed until the next look."""
 
@@ -126,11 +128,11 @@ class Term:
         self._count(judged, state)
         notes = [doubt, *(f"{subject}: {reason}" for subject, reason in sorted(state.damaged.items()))]
         leaks = garbage.leaks(judged) if self._grace > 0 else ()
-        released = await self._release(leaks[:AT_ONCE], state, notes)
+        released, rest = await self._release(leaks, state, notes)
         if self._grace > 0:
             await self._tidy(state, cluster, now, notes)
         self._deeds.trouble(self._own.name, "; ".join(list(filter(None, notes))[:3]))
-        return released > 0 and len(leaks) > AT_ONCE
+        return released > 0 and rest
 
     def _cluster(self) -> tuple[Cluster | None, str]:
         if self.view is None:
@@ -147,41 +149,47 @@ class Term:
 
     # -- leaks -----------------------------------------------------------------------------------------
 
-    async def _release(self, leaks: Iterable[Leak], state: IpamState, notes: list[str]) -> int:
-        """Ask Kubernetes once more about each, then give back block by block. Returns how many addresses.
+    async def _release(self, leaks: Sequence[Leak], state: IpamState, notes: list[str]) -> tuple[int, bool]:
+        """Ask Kubernetes once more about each, then give back block by block.
 
-        `notes` hears what stands in the way.
+        Returns how many addresses, and whether some were not asked about. `notes` hears what stands in the
+        way.
         """
         by_block: defaultdict[Prefix, list[Judged]] = defaultdict(list)
         nodes: dict[str, bool] = {}
-        for leak in leaks:
-            if await self._confirmed(leak, state, nodes, notes):
-                for one in leak.members:
-                    by_block[one.allocation.block].append(one)
+        clock = asyncio.get_running_loop().time
+        until, rest = clock() + ASKING, list(reversed(leaks))
+        while rest and len(leaks) - len(rest) < AT_ONCE and clock() < until:
+            leak = rest.pop()
+            try:
+                if await self._confirmed(leak, state, nodes):
+                    for one in leak.members:
+                        by_block[one.allocation.block].append(one)
+            except KubeError as error:
+                notes.append(f"IPAM handle {leak.handle} is not released: {error}")
+                if isinstance(error, Unreachable):
+                    break  # a time-out for each of hundreds would hold up everything else for hours
         count = 0
         for cidr, members in sorted(by_block.items()):
             count += await self._give_back(cidr, members, notes)
-        return count
+        return count, bool(rest)
 
-    async def _confirmed(
-        self, leak: Leak, state: IpamState, nodes: dict[str, bool], notes: list[str]
-    ) -> bool:
-        """Whether all of a handle's addresses are leaks still. `nodes`: which exist, as asked so far."""
+    async def _confirmed(self, leak: Leak, state: IpamState, nodes: dict[str, bool]) -> bool:
+        """Whether all of a handle's addresses are leaks still. `nodes`: which exist, as asked so far.
+
+        Raises KubeError.
+        """
         if not all(
             self._deeds.may("release-address", _subject(one.allocation), one.reason) for one in leak.members
         ):
             return False
         assert self.view is not None
-        try:
-            for one in leak.members:
-                reason = await self._revived(one, state, nodes)
-                if reason:
-                    self._since.pop(garbage.leak_id(one.allocation), None)
-                    self._deeds.did("keep-address", "revived", _subject(one.allocation), reason)
-                    return False
-        except KubeError as error:
-            notes.append(f"IPAM handle {leak.handle} is not released: {error}")
-            return False
+        for one in leak.members:
+            reason = await self._revived(one, state, nodes)
+            if reason:
+                self._since.pop(garbage.leak_id(one.allocation), None)
+                self._deeds.did("keep-address", "revived", _subject(one.allocation), reason)
+                return False
         return True
 
     async def _revived(self, one: Judged, state: IpamState, nodes: dict[str, bool]) -> str:

@@ -321,6 +321,31 @@ async def test_a_question_that_fails_holds_up_the_release_and_no_longer(world: W
         await eventually(lambda: not world.deeds.troubles, 60)
 
 
+async def test_an_api_server_that_answers_no_question_is_not_asked_about_every_address(
+    world: World, tmp_path: Path
+) -> None:
+    """Its lists and watches go on, from a cache: the look must not take as long as all its time-outs."""
+    for number in range(6):
+        await give(world.etcd, f"old-{number}", "a")
+    before = await allocated(world.etcd)
+    hurried = KubeClient(KubeAccess(world.api.kubeconfig(tmp_path / "hurried")), timeout=2.0)
+    world.kube, patient = hurried, world.kube
+    silence = Fault(delay=3600, verb="get", resource="pods", count=1_000)
+    world.api.faults.append(silence)
+    try:
+        async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+            await eventually(lambda: "old-0 is not released" in world.deeds.troubles.get("ipam", ""), 60)
+            await world.looks(1)
+            assert "old-1" not in world.deeds.troubles["ipam"]
+            assert await allocated(world.etcd) == before
+            silence.count = 0
+            await eventually(lambda: world.deeds.done["release-address", "pod-gone"] == 6, 60)
+            await eventually(lambda: not world.deeds.troubles, 60)
+    finally:
+        await hurried.close()
+        world.kube = patient
+
+
 async def test_an_api_server_that_is_away_costs_no_address(world: World) -> None:
     await give(world.etcd, "old", "a")
     await give(world.etcd, "older", "gone")
