@@ -145,8 +145,10 @@ class Follower:
     def read_secrets(self) -> None:
         """Read the passwords that peers refer to now."""
         graph = self._calculation.graph
-        self._refs = secret_refs(graph.snapshot, graph.local)
-        graph.on_secrets(self._secrets.read(self._refs) if self._refs else {})
+        refs = secret_refs(graph.snapshot, graph.local)
+        # Those that a locked datastore no longer refers to are in use until it is unlocked.
+        self._refs = refs if graph.frozen is None else refs | self._refs
+        graph.on_secrets(self._secrets.read(self._refs))
 
     def reread_secrets(self) -> None:
         """They may be others now."""

@@ -76,9 +76,13 @@ class KubeFollower:
     def _needed(self) -> tuple[Collection[KubernetesResource], ...]:
         graph = self._calculation.graph
         services, slices, nodes = collections(graph.local)
+        wanted = {nodes.identity} if graph.local.use_pod_cidr else set()
         if any(service_ranges(graph.snapshot, graph.local)):
-            return (services, slices, nodes)
-        return (nodes,) if graph.local.use_pod_cidr else ()
+            wanted = {services.identity, slices.identity, nodes.identity}
+        if graph.frozen is not None:
+            # What a locked datastore no longer names is acted on all the same, until it is unlocked.
+            wanted |= {one.identity for one in self._wanted}
+        return tuple(one for one in (services, slices, nodes) if one.identity in wanted)
 
     def refusals(self) -> Sequence[Refusal]:
         """What the API server does not let us see, and what its absence costs."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 from agent.calculation import Calculation
 from agent.follow import SAVE_DELAY, Follower
 from agent.secret_files import SecretFiles
-from felix_like.datastore.client import Client, Put
+from felix_like.datastore.client import Client, Delete, Put
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.keys import resource_key
+from felix_like.model.bgp import SecretRef
 from tests.support.etcd import EtcdMember, etcd, etcdctl, eventually
 from tests.support.hands import Hands, calculation
 from tests.support.rib_world import ip
@@ -48,6 +49,16 @@ TOR_PEER = put(
 )
 
 
+class Recording(SecretFiles):
+    """Remembers which passwords it was last asked for."""
+
+    asked: frozenset[SecretRef] = frozenset()
+
+    def read(self, refs: Collection[SecretRef]) -> dict[SecretRef, str]:
+        self.asked = frozenset(refs)
+        return super().read(refs)
+
+
 class World:
     """A follower of one etcd with what it leads to."""
 
@@ -56,12 +67,13 @@ class World:
         self.calculation: Calculation = calculation(self.hands)
         self.file = directory / "last-good-snapshot"
         self.secrets = directory / "secrets"
+        self.files = Recording(self.secrets)
         self.client = Client(EtcdConfig(endpoints=(endpoint,), **access))
         self.follower = Follower(
             self.client,
             self.calculation,
             snapshot_file=self.file,
-            secrets=SecretFiles(self.secrets),
+            secrets=self.files,
             wall=lambda: UNIX,
         )
 
@@ -275,3 +287,23 @@ async def test_a_password_is_read_when_it_is_referred_to_and_when_it_changes(
         file.unlink()
         world.follower.read_secrets()
         assert world.peers == {"192.0.2.2"}
+
+
+async def test_passwords_stay_in_use_while_a_locked_datastore_no_longer_refers_to_them(
+    member: EtcdMember, tmp_path: Path
+) -> None:
+    """Whoever watches them elsewhere would have to find them again at the unlocking, and be late."""
+    await write(member, *NODES, TOR_PEER)
+    world = World(member.endpoint, tmp_path)
+    tor = SecretRef("tor", "password")
+    async with world.running(), Client(EtcdConfig(endpoints=(member.endpoint,))) as client:
+        await eventually(lambda: world.state == "in-sync")
+        assert world.files.asked == {tor}
+        locked = put("ClusterInformation", "default", datastoreReady=False)
+        await client.txn((), (locked, Delete(resource_key("BGPPeer", "tor"))))
+        await eventually(lambda: world.calculation.graph.frozen)
+        await eventually(lambda: not world.calculation.graph.snapshot.bgp_peers)
+        assert world.files.asked == {tor}
+        await write(member, put("ClusterInformation", "default", datastoreReady=True))
+        await eventually(lambda: world.calculation.graph.frozen is None)
+        assert world.files.asked == frozenset(), "and nobody watches what nobody refers to"

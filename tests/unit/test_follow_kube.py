@@ -25,7 +25,7 @@ from felix_like.datastore.kube.access import KubeAccess
 from felix_like.datastore.kube.client import KubeClient
 from felix_like.datastore.kube.informer import Pace
 from felix_like.model.address import Prefix
-from felix_like.model.bgp import SecretRef
+from felix_like.model.bgp import ClusterInformation, SecretRef
 from tests.support.etcd import eventually
 from tests.support.hands import Hands, calculation, changes
 from tests.support.kube_api import KubeApi, kube_api
@@ -114,6 +114,22 @@ async def test_nothing_is_asked_before_something_needs_it(tmp_path: Path) -> Non
             assert world.state == "idle"
             await eventually(lambda: world.originated() == set())
             await eventually(lambda: not api.watching("services"))
+
+
+async def test_what_a_locked_datastore_no_longer_names_is_followed_until_it_is_unlocked(
+    tmp_path: Path,
+) -> None:
+    async with kube_api() as api:
+        api.put(*WEB, node("a"))
+        async with World(api.kubeconfig(tmp_path / "config"), tmp_path).running() as world:
+            world.datastore(HERE, RANGES)
+            await eventually(lambda: world.originated() == {"10.96.0.0/16", "10.96.0.10/32"})
+            world.datastore(ClusterInformation(datastore_ready=False), configuration())
+            api.put(service("db", "10.96.0.11", local=True), endpoint_slice("db", {"10.65.1.3": "a"}))
+            await eventually(lambda: world.originated() == {"10.96.0.0/16", "10.96.0.10/32", "10.96.0.11/32"})
+            world.datastore(ClusterInformation())
+            assert world.state == "idle"
+            await eventually(lambda: world.originated() == set())
 
 
 async def test_in_host_local_mode_all_nodes_are_asked_for_and_nothing_else(tmp_path: Path) -> None:
