@@ -88,8 +88,11 @@ class Status:
         """The node in one line, for service managers."""
         peers, kernel = self._peers(), self.kernel.status()
         up = sum(self.sessions.is_up(peer.address) for peer in peers)
+        kubernetes = (self.kubernetes() or {}).get("state", "idle")
         return (
-            f"etcd: {self._datastore()['state']}; {up} of {len(peers)} sessions established; "
+            f"etcd: {self._datastore()['state']}; "
+            + (f"Kubernetes: {kubernetes}; " if kubernetes != "idle" else "")
+            + f"{up} of {len(peers)} sessions established; "
             f"{kernel.installed} of {kernel.wanted} routes in the kernel"
         )
 

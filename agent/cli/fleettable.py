@@ -14,7 +14,7 @@ from agent.telemetry.payloads import Status
 
 HEADER = ("NODE", "STATE", "UP", "DATASTORE", "SPEAKER", "PEERS", "ROUTES", "PATHS", "INVALID", "WRONG")
 RIGHT = frozenset((7, 8))
-GOOD = {"datastore": "in-sync", "speaker": "connected"}
+GOOD = {"datastore": ("in-sync",), "Kubernetes": ("in-sync", "idle"), "speaker": ("connected",)}
 FIRST_TO_GO = ("DATASTORE", "SPEAKER", "PATHS", "INVALID", "UP")
 """Columns that a narrow terminal does without, in this order: WRONG says it when something is."""
 LEAST_WRONG = 32
@@ -149,8 +149,9 @@ def troubles(view: NodeView, now: float) -> Iterator[str]:
 
 
 def _status_troubles(status: Status) -> Iterator[str]:
-    for name, part in (("datastore", status.datastore), ("speaker", status.speaker)):
-        if part is not None and part.state != GOOD[name]:
+    parts = (status.datastore, status.kubernetes, status.speaker)
+    for (name, good), part in zip(GOOD.items(), parts, strict=True):
+        if part is not None and part.state not in good:
             yield f"{name} {part.state}" + (f": {part.reason}" if part.reason else "")
     for what, listed in (
         ("failed", status.failed),

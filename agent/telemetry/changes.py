@@ -72,13 +72,17 @@ def _agent(before: Document | None, after: Document) -> Iterator[Change]:
 
 
 def _parts(before: Document, after: Document) -> Iterator[Change]:
-    kinds: tuple[EventKind, ...] = ("datastore", "speaker")
-    for kind in kinds:
-        old, new = _object(before, kind), _object(after, kind)
+    parts: tuple[tuple[EventKind, str], ...] = (
+        ("datastore", "datastore"),
+        ("datastore", "kubernetes"),
+        ("speaker", "speaker"),
+    )
+    for kind, name in parts:
+        old, new = _object(before, name), _object(after, name)
         if old.get("state") != new.get("state"):
             yield (
                 kind,
-                kind,
+                name,
                 str(old.get("state", "")),
                 str(new.get("state", "")),
                 str(new.get("reason") or ""),

@@ -123,8 +123,11 @@ class Outgoing:
 def gist(payload: Payload | None) -> object:
     """What is told at once when it changes."""
     match payload:
-        case Status(state=state, datastore=datastore, speaker=speaker):
-            parts = tuple(part.state for part in (datastore, speaker) if part is not None)
+        case Status(state=state):
+            parts = tuple(
+                part.state if part is not None else ""
+                for part in (payload.datastore, payload.kubernetes, payload.speaker)
+            )
             return state, parts, payload.failed.count, payload.conflicts.count, payload.refusals.count
         case Peers(total=total, established=established):
             return total, established

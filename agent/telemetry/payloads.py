@@ -73,6 +73,8 @@ class Status(Payload, kw_only=True, frozen=True):
     agent: AgentLife | None = None
     """This and the following are absent in a last will."""
     datastore: Part | None = None
+    kubernetes: Part | None = None
+    """Absent where the agent has no access to Kubernetes; `idle`: it has, and nothing needs it."""
     speaker: Part | None = None
     origin_validation: Text = ""
     failed: Listed = Listed()
@@ -150,7 +152,8 @@ class Event(Payload, kw_only=True, frozen=True):
     """At `.../events`, not retained: one change.
 
     `before` and `after` are states; a route goes between `ok` and `failed`, a conflict and a refusal between
-    `none` and `present`. Kind `lost`: the reason says how many changes nobody was told.
+    `none` and `present`. Kubernetes is of kind `datastore`, with its name as subject. Kind `lost`: the reason
+    says how many changes nobody was told.
     """
 
     kind: EventKind

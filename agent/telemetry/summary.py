@@ -36,11 +36,13 @@ Document = Mapping[str, Any]
 def status(document: Document, cluster: str, state: Life = "running") -> Status:
     """What is retained at `.../status`."""
     agent, routes = _object(document, "agent"), _object(document, "routes")
+    kubernetes = _object(document, "kubernetes")
     return Status(
         **_head(document, cluster),
         state=state,
         agent=AgentLife(version=bounded(agent.get("version", "")), started=_time(agent.get("started"))),
         datastore=_part(_object(document, "datastore")),
+        kubernetes=_part(kubernetes) if kubernetes else None,
         speaker=_part(_object(document, "speaker")),
         origin_validation=bounded(document.get("origin_validation", "")),
         failed=_listed(objects(routes, "failed"), "prefix"),

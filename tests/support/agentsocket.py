@@ -22,6 +22,7 @@ STATUS: dict[str, Any] = {
         "endpoints": ["http://e:2379"],
         "reason": "",
     },
+    "kubernetes": None,
     "speaker": {"state": "connected", "since": NOW - 80, "pid": 8, "exabgp": "5.0.15", "reason": ""},
     "peers": [
         {

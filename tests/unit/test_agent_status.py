@@ -79,6 +79,7 @@ class Agent:
     conf: Conf
     store: Store
     own: tuple[Refusal, ...] = ()
+    kubernetes: dict[str, Any] | None = None
 
     @property
     def status(self) -> Status:
@@ -96,6 +97,7 @@ class Agent:
             endpoints=("http://e1:2379", "http://e2:2379"),
             wall=lambda: UNIX,
             own=lambda: self.own,
+            kubernetes=lambda: self.kubernetes,
             **parts,
         )
 
@@ -250,6 +252,20 @@ def test_every_refusal_is_there_once(agent: Agent) -> None:
     assert subjects == ["Node a", "kernel routes", "peer b", "exabgp.conf"]
 
 
+@pytest.mark.parametrize(
+    ("kubernetes", "said"),
+    [
+        (None, ""),
+        ({"state": "idle"}, ""),
+        ({"state": "in-sync"}, "Kubernetes: in-sync; "),
+        ({"state": "stale", "reason": "connection refused"}, "Kubernetes: stale; "),
+    ],
+)
+def test_the_line_for_service_managers(agent: Agent, kubernetes: dict[str, Any] | None, said: str) -> None:
+    agent.kubernetes = kubernetes
+    assert agent.status.sentence().startswith(f"etcd: in-sync; {said}1 of 2 sessions established; ")
+
+
 def test_a_stale_datastore_says_why(agent: Agent) -> None:
     agent.store.state = StoreState("stale", UNIX - 5, "no endpoint answers")
     datastore = agent.ask(ask="status")["datastore"]
@@ -290,7 +306,7 @@ def test_a_peer_of_which_the_speaker_never_spoke(agent: Agent) -> None:
     assert (b["state"], b["since"], b["info"]) == ("Idle", UNIX - 80, "the speaker has not been told yet")
     agent.link.state = LinkState("down", UNIX - 3, reason="cannot reach it")
     b, _ = agent.ask(ask="status")["peers"]
-    assert (b["since"], b["info"]) == (UNIX - 3, "the speaker is away: cannot reach it")
+    assert (b["since"], b["info"]) == (UNIX - 3, "the speaker is away")
 
 
 def test_a_learned_route_with_all_that_is_known_of_it(agent: Agent) -> None:

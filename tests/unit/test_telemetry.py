@@ -31,7 +31,7 @@ def document(**parts: Any) -> Document:
     """STATUS with top-level parts replaced, objects merged."""
     made = copy.deepcopy(STATUS)
     for name, value in parts.items():
-        made[name] = made[name] | value if isinstance(value, dict) else value
+        made[name] = (made[name] or {}) | value if isinstance(value, dict) else value
     return made
 
 
@@ -82,6 +82,7 @@ def test_everything_published_fits_the_schema_and_is_one_kind_only() -> None:
     troubled = document(
         peers=[peer(n, "Active", info="no route to host") for n in range(99)],
         datastore={"state": "stale", "reason": "etcd is away"},
+        kubernetes={"state": "stale", "since": NOW, "server": "https://k:6443", "reason": "it is away"},
         routes={"failed": [{"prefix": "10.0.0.0/26", "reason": "no"}]},
         refusals=[{"subject": "BGPPeer x", "reason": "y" * 5000}],
     )
@@ -220,6 +221,45 @@ def test_datastore_and_speaker_states() -> None:
         ("datastore", "datastore", "in-sync", "stale"),
         ("speaker", "speaker", "connected", "down"),
     ]
+
+
+AWAY = {"state": "stale", "since": NOW - 9, "server": "https://k:6443", "reason": "connection refused"}
+
+
+def with_kubernetes(state: str, **more: Any) -> Document:
+    return STATUS | {"kubernetes": AWAY | {"state": state, "reason": ""} | more}
+
+
+def test_kubernetes_is_a_part_of_the_status_where_there_is_access_to_it() -> None:
+    told = json.loads(summary.encode(summary.status(STATUS | {"kubernetes": AWAY}, "c")))["kubernetes"]
+    assert told == {"state": "stale", "since": NOW - 9, "reason": "connection refused"}
+    for none in (STATUS, {name: part for name, part in STATUS.items() if name != "kubernetes"}):
+        assert summary.status(none, "c").kubernetes is None
+
+
+def test_kubernetes_goes_and_comes_as_events_and_at_once() -> None:
+    fine, away = with_kubernetes("in-sync"), STATUS | {"kubernetes": AWAY}
+    assert told_by(fine, away) == [("datastore", "kubernetes", "in-sync", "stale")]
+    assert told_by(away, fine) == [("datastore", "kubernetes", "stale", "in-sync")]
+    assert told_by(STATUS, STATUS) == []
+    outgoing = Outgoing("node-1", "default")
+    outgoing.observe(fine)
+    drain(outgoing, 0.0)
+    outgoing.observe(away)
+    first = outgoing.next(PAUSE / 10)
+    assert first is not None
+    assert (first.kind, json.loads(first.payload)["kubernetes"]["state"]) == ("status", "stale")
+
+
+@pytest.mark.parametrize(
+    ("state", "wrong"),
+    [("in-sync", ""), ("idle", ""), ("connecting", "Kubernetes connecting"), ("stale", "Kubernetes stale")],
+)
+def test_a_table_of_nodes_says_of_kubernetes_what_is_wrong(state: str, wrong: str) -> None:
+    healthy = {"peers": [], "kubernetes": with_kubernetes(state)["kubernetes"]}
+    [_, row] = table(heard(*whole("node-1", **healthy)), NOW)
+    assert ("Kubernetes" in row) is bool(wrong)
+    assert row.endswith(wrong or "0")
 
 
 def test_a_thousand_sessions_lost_at_once_are_fifty_events_and_a_count() -> None:
