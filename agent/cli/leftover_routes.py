@@ -51,26 +51,50 @@ def judge(
     heir_of: Callable[[Route], Heir | None],
     successor: str,
     stations: Stations = MappingProxyType({}),
+    table: Iterable[KernelRoute] = (),
 ) -> list[Leftover]:
     """Every leftover of a kind that either agent makes, by destination, with its verdict.
 
-    `stations`: the neighbours known now. A router's link-local and its global address are one way.
+    `stations`: the neighbours known now. A router's link-local and its global address are one way. `table`:
+    all routes there are, whosever: packets follow the one with the least metric.
     """
     routes = [route for seen in left if (route := seen.as_wanted()) is not None]
     routes.sort(key=lambda route: (route.key.prefix.version, route.key.prefix, route.key.priority))
-    return [_judged(route, heir_of(route), successor, stations) for route in routes]
+    destinations = {route.key.prefix for route in routes}
+    beside: dict[Prefix, list[KernelRoute]] = {}
+    for seen in table:
+        if seen.plain and seen.key.prefix in destinations:
+            beside.setdefault(seen.key.prefix, []).append(seen)
+    return [
+        _judged(route, heir_of(route), successor, stations, beside.get(route.key.prefix, ()))
+        for route in routes
+    ]
 
 
-def _judged(route: Route, heir: Heir | None, successor: str, stations: Stations) -> Leftover:
+def _judged(
+    route: Route, heir: Heir | None, successor: str, stations: Stations, beside: Iterable[KernelRoute]
+) -> Leftover:
     if heir is None:
         verdict: Verdict = No(f"{successor} has no route to {route.key.prefix}")
     elif not same_way(route, heir.route, stations):
         verdict = No(f"{successor} has it by another way")
     elif heir.route.key != route.key and not heir.installed:
         verdict = No(f"{successor}'s own route is not in the kernel yet")
+    elif (rival := _rival(route, heir, stations, beside)) is not None:
+        verdict = No(f"packets would follow another route then ({rival}, metric {rival.key.priority})")
     else:
         verdict = Yes(f"{successor} has the same")
     return Leftover(route, heir, verdict)
+
+
+def _rival(route: Route, heir: Heir, stations: Stations, beside: Iterable[KernelRoute]) -> KernelRoute | None:
+    """A third route that would come before the heir's, and leads elsewhere."""
+    for seen in beside:
+        if route.key.priority <= seen.key.priority < heir.route.key.priority:
+            as_wanted = seen.as_wanted()
+            if as_wanted is None or not same_way(route, as_wanted, stations):
+                return seen
+    return None
 
 
 def same_way(one: Route, other: Route, stations: Stations = MappingProxyType({})) -> bool:

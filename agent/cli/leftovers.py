@@ -139,7 +139,9 @@ def of_bird() -> list[Leftover]:
 
     answer = agentsocket.ask(agentsocket.find(None), {"ask": "kernel"}, timeout=30.0)
     heirs = by_prefix(_heir(entry) for entry in answer.get("kernel", []))
-    return judge(_dumped(PROTO_BIRD), lambda route: heirs.get(route.key.prefix), TORTIE, neighbours())
+    return judge(
+        _dumped(PROTO_BIRD), lambda route: heirs.get(route.key.prefix), TORTIE, neighbours(), _dumped()
+    )
 
 
 def _heir(entry: dict[str, Any]) -> Heir:
@@ -185,6 +187,7 @@ def of_tortie(metric: int, folder: Path) -> list[Leftover]:
         lambda route: in_kernel.get(route.key.prefix) or _wanted_by_bird(route, folder),
         BIRD,
         neighbours(),
+        _dumped(),
     )
 
 
@@ -233,13 +236,14 @@ def refuse_tortie(_folder: Path) -> None:
 # -- the kernel ------------------------------------------------------------------------------------
 
 
-def _dumped(protocol: int) -> Iterator[KernelRoute]:
+def _dumped(protocol: int = 0) -> Iterator[KernelRoute]:
+    """The main table's routes; 0: whosever."""
     from agent.netlink.sockets import dump_routes
     from felix_like.model.desired import MAIN_TABLE
 
     for family in (socket.AF_INET, socket.AF_INET6):
         for route in dump_routes(family, protocol, MAIN_TABLE):
-            if route.protocol == protocol:
+            if protocol in (0, route.protocol):
                 yield route
 
 
@@ -263,12 +267,15 @@ Write = Callable[[Sequence[tuple[tuple[int, int], "Route"]]], list[Any]]
 
 def taken_away(one: Leftover, write: Write) -> str | None:
     """None when it is gone. Raises Failed for who may not."""
+    from agent.netlink.rtnetlink import DELETE
+
     for step in steps(one):
         for failure in write([step]):
             if failure.errno == errno.EPERM:
                 raise Failed("the kernel lets only root change routes: run it as root (CAP_NET_ADMIN)")
-            # The old one is gone, or the new one there, in the meantime.
-            if failure.errno not in (errno.ESRCH, errno.ENOENT, errno.EEXIST):
+            # The new one is there, or the old one gone, in the meantime.
+            meanwhile = (errno.ESRCH, errno.ENOENT) if step[0] == DELETE else (errno.EEXIST,)
+            if failure.errno not in meanwhile:
                 return str(failure.reason)
     return None
 

@@ -246,14 +246,15 @@ class CalcGraph:
         if self.desired is not None:
             self._tables.decide(self.desired)
         self._tables.forget_next_hops()
+        awaiting = self._awaiting()
         return Outcome(
             desired=self.desired if changed else None,
             fib=self._tables.kernel.take(),
             adverts=self._tables.adj_rib_out.take(),
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
-            awaiting=self._awaiting(),
-            restarting=frozenset(filter(self._restarting, self._awaiting())),
+            awaiting=awaiting,
+            restarting=frozenset(filter(self._restarting, awaiting)),
             holding=self._services.holding(self._early, without_pod_cidrs=self._without_pod_cidrs),
         )
 

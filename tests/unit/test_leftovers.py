@@ -142,6 +142,29 @@ def test_of_two_heirs_the_one_that_packets_follow_counts() -> None:
     assert not judged(left, first, second).verdict
 
 
+@pytest.mark.parametrize(
+    ("third", "goes"),
+    [
+        (seen(FOUR, "192.0.2.9", metric=100, protocol=3), False),
+        (seen(FOUR, "192.0.2.9", metric=0, protocol=3), False),
+        (seen(FOUR, metric=100, protocol=4), False),
+        (KernelRoute(RouteKey(Prefix.parse(FOUR), 100), 7, 4, ()), False),  # unreachable
+        (seen(FOUR, "192.0.2.1", metric=100, protocol=3), True),
+        (seen(FOUR, "192.0.2.9", metric=2000, protocol=3), True),
+        (seen("10.65.2.0/26", "192.0.2.9", metric=100, protocol=3), True),
+        (seen(FOUR, "192.0.2.9", metric=100, protocol=3)._replace(plain=False), True),
+    ],
+)
+def test_what_shields_another_programs_route_stays(third: KernelRoute, goes: bool) -> None:
+    left, present = seen(FOUR, "192.0.2.1"), heir(FOUR, "192.0.2.1")
+    table = (left, third, seen(FOUR, "192.0.2.1", metric=1024, protocol=OURS))
+    [found] = judge([left], lambda _: present, "Tortie", table=table)
+    assert bool(found.verdict) is goes
+    if not goes:
+        assert "packets would follow another route then" in str(found.verdict.reason)
+        assert f"metric {third.key.priority})" in str(found.verdict.reason)
+
+
 def test_what_neither_agent_makes_is_not_looked_at() -> None:
     unreachable = KernelRoute(RouteKey(Prefix.parse(FOUR), 0), 7, BIRD, ())
     by_tos = seen(FOUR, "192.0.2.1")._replace(plain=False)
@@ -162,23 +185,31 @@ def test_a_route_in_our_place_becomes_ours_without_a_gap() -> None:
     assert steps(six) == [(REPLACE, six.heir.route)]
 
 
-def refusing(number: int) -> tuple[list[object], Write]:
-    """A kernel that refuses every message with this error, and what it was told."""
+def refusing(*numbers: int) -> tuple[list[object], Write]:
+    """A kernel that refuses one message after the other with these errors, and what it was told."""
     told: list[object] = []
 
     def write(messages: Sequence[tuple[tuple[int, int], Route]]) -> list[Failure]:
         told.extend(messages)
-        return [Failure(0, number, "so says the kernel")]
+        return [Failure(0, numbers[len(told) - 1], "so says the kernel")]
 
     return told, write
 
 
-@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT, errno.EEXIST])
-def test_what_changed_in_the_meantime_is_no_failure(number: int) -> None:
+@pytest.mark.parametrize("gone", [errno.ESRCH, errno.ENOENT])
+def test_what_changed_in_the_meantime_is_no_failure(gone: int) -> None:
     left = judged(seen(FOUR, "192.0.2.1", metric=1024), heir(FOUR, "192.0.2.1", installed=False))
-    told, write = refusing(number)
+    told, write = refusing(errno.EEXIST, gone)
     assert taken_away(left, write) is None
     assert told == steps(left), "every step is tried"
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT])
+def test_no_route_is_deleted_whose_heir_is_not_there(number: int) -> None:
+    left = judged(seen(FOUR, "192.0.2.1", metric=1024), heir(FOUR, "192.0.2.1", installed=False))
+    told, write = refusing(number, 0)
+    assert taken_away(left, write) == "so says the kernel"
+    assert len(told) == 1
 
 
 def test_what_the_kernel_refuses_is_said_and_ends_it() -> None:
