@@ -163,8 +163,7 @@ class Status:
 
     def _info(self, session: PeerState | None) -> str:
         if self.link.state.state != "connected":
-            heard = "the speaker is away" if session is None else "as last heard, the speaker is away"
-            return f"{heard}: {self.link.state.reason}"
+            return "the speaker is away" if session is None else "as last heard, the speaker is away"
         return session.reason if session is not None else "the speaker has not been told yet"
 
     def _routes(self) -> dict[str, Any]:

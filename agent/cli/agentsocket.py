@@ -26,6 +26,8 @@ def find(node: str | None, environ: Mapping[str, str] = os.environ) -> Path:
         path = run / node / SOCKET
         if path.exists():
             return path
+        if path.parent.is_dir():
+            raise Failed(f"the agent of node {node} does not run: there is no {path}; look at its log")
         raise Failed(f"there is no agent of node {node} below {run}{_others(run)}")
     path = run / SOCKET
     if path.exists():

@@ -127,8 +127,12 @@ def _text(found: Report, state: IpamState, source: str, *, show_all_ips: bool) -
         lines += ["", columns(("ADDRESS", "STANDING", "NODE", "WHY"), rows)]
     rows3 = [(str(problem.kind), problem.subject, problem.reason) for problem in found.problems]
     lines += ["", columns(("PROBLEM", "WHAT", "WHY"), rows3)] if rows3 else []
-    lines += ["", f"{len(found.problems)} problem(s) found." if found.problems else "No problem found."]
+    lines += ["", _verdict(len(found.problems))]
     return lines
+
+
+def _verdict(problems: int) -> str:
+    return "No problem found." if not problems else f"{problems} problem{'s' * (problems > 1)} found."
 
 
 def _document(found: Report, source: str) -> dict[str, Any]:

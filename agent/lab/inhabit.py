@@ -16,7 +16,7 @@ def execute(lab: Lab, made: State, place: str, command: list[str]) -> None:
     namespace, node = find(lab, made, place)
     env = dict(os.environ)
     if node is not None:
-        env |= node_environment(lab, node)
+        env |= settings_of(lab, made, node)
     env["TORTIE_LAB_PLACE"] = place
     env["PS1"] = f"({place}) \\w \\$ "
     env["PATH"] = f"{os.path.dirname(sys.executable)}:{env.get('PATH', '')}:/usr/sbin:/sbin"  # noqa: PTH120
@@ -26,6 +26,11 @@ def execute(lab: Lab, made: State, place: str, command: list[str]) -> None:
         os.execvpe(command[0], command, env)
     except OSError as error:
         raise LabError(f"{command[0]!r} does not start: {error.strerror}") from None
+
+
+def settings_of(lab: Lab, made: State, node: LabNode) -> dict[str, str]:
+    """As the node's agent has them, with those of `lab up --set`: `checksystem` and `diags` judge by them."""
+    return node_environment(lab, node) | made.settings
 
 
 def find(lab: Lab, made: State, place: str) -> tuple[str, LabNode | None]:

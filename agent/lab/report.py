@@ -186,6 +186,7 @@ def environment(lab: Lab, default: bool) -> list[str]:
 
     lines = [
         f"export ETCD_ENDPOINTS={shlex.quote(lab.etcd_endpoint)}",
+        f"export ETCDCTL_ENDPOINTS={shlex.quote(lab.etcd_endpoint)}",
         f"export TORTIE_RUN_DIR={shlex.quote(str(lab.folder))}",
     ]
     if lab.broker_folder.exists():

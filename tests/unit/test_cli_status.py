@@ -147,6 +147,14 @@ def test_a_lab_node_is_chosen_by_name(tmp_path: Path) -> None:
     assert "there are node-1, node-2" in unknown.stderr
 
 
+def test_a_node_of_the_lab_whose_agent_is_stopped_is_known(tmp_path: Path) -> None:
+    (tmp_path / "node-3").mkdir()
+    with AgentSocket(tmp_path / "node-1"):
+        stopped = call(tmp_path, "node", "status", "--node", "node-3")
+    assert stopped.exit_code == 1
+    assert "the agent of node node-3 does not run" in stopped.stderr
+
+
 @pytest.mark.parametrize("name", ["../etc", "a/b", "..", ""])
 def test_a_node_name_is_not_a_path(tmp_path: Path, name: str) -> None:
     result = call(tmp_path, "node", "status", "--node", name)

@@ -325,6 +325,9 @@ async def test_refusals_are_sentences(tmp_path: Path) -> None:
                     pass
             with pytest.raises(NotFound, match="cannot get nodes named absent: there is no such thing"):
                 await client.get("/api/v1/nodes/absent")
+            api.faults.append(Fault(status=404, body=None))
+            with pytest.raises(NotFound, match=r"cannot list nodes: .* is it a Kubernetes API server"):
+                await client.get("/api/v1/nodes")
             api.faults.append(Fault(status=429, retry_after="3"))
             with pytest.raises(Overloaded, match="too many requests") as slow:
                 await client.get("/api/v1/nodes")
@@ -365,7 +368,9 @@ async def test_nobody_there(tmp_path: Path) -> None:
     async with kube_api() as api:
         config = api.kubeconfig(tmp_path / "config")
     async with client_of(KubeAccess(config)) as client:
-        with pytest.raises(Unreachable, match=r"the API server http://127\.0\.0\.1:.* cannot be reached"):
+        with pytest.raises(
+            Unreachable, match=r"http://127\.0\.0\.1:.* cannot be reached: Connection refused$"
+        ):
             await client.get(SERVICES)
 
 

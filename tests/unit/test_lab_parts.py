@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import expect, fib, state, sysctls, wiring
+from agent.lab import expect, fib, inhabit, report, state, sysctls, wiring
 from agent.lab.backoff import LONGEST, STEADY, Backoff
 from agent.lab.icmp import echo_request
 from agent.lab.plan import CALI_LINK_LOCAL, CALI_MAC, MAX_NODES, Lab, LabError, cali_interface, node_addresses
@@ -139,6 +139,21 @@ class TestBackoff:
     def test_it_survives_dying_for_ever(self) -> None:
         backoff = Backoff()
         assert max(backoff.died(0.0, 0.0) for _ in range(5000)) == LONGEST
+
+
+class TestEnvironment:
+    def test_a_command_on_a_node_has_the_settings_of_its_agent(self) -> None:
+        made = State(nodes=[node(1)], settings={"KUBECONFIG": "/k", "TORTIE_HOLD_TIME": "9"})
+        (speaker, agent) = of_node(LAB, made.nodes[0], made.settings, {"PATH": "/bin"})
+        settings = inhabit.settings_of(LAB, made, made.nodes[0])
+        assert settings["KUBECONFIG"] == "/k"
+        assert settings.items() <= agent.env.items()
+        assert settings.items() <= speaker.env.items()
+
+    def test_the_shells_lines_are_for_etcdctl_too(self) -> None:
+        lines = report.environment(LAB, default=True)
+        assert "export ETCD_ENDPOINTS=unix:///run/tortie-lab/etcd.sock" in lines
+        assert "export ETCDCTL_ENDPOINTS=unix:///run/tortie-lab/etcd.sock" in lines
 
 
 class TestState:

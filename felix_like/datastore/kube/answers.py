@@ -106,6 +106,10 @@ def _error(code: int, message: str, meant: Meant, wait: float | None, source: st
             return Unauthorized(f"the API server does not accept {source} (401)")
         case 403:
             return Forbidden(f"may not {meant} (403{said}); RBAC lacks {meant.rule}")
+        case 404 if not meant.name:
+            return NotFound(
+                f"cannot {meant}: the server does not know that (404{said}); is it a Kubernetes API server?"
+            )
         case 404:
             return NotFound(f"cannot {meant}: there is no such thing (404{said})")
         case 410:

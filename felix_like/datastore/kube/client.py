@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -228,8 +229,7 @@ class KubeClient:
             if link is not None:
                 link.suspect = True  # a renewed certificate or authority may mend it
             return Unreachable(f"no TLS with {self._name}: {quoted(tls, 200)}")
-        reason = quoted(str(error), 200) if str(error) else type(error).__name__
-        return Unreachable(f"{self._name} cannot be reached: {reason}")
+        return Unreachable(f"{self._name} cannot be reached: {_reason(error)}")
 
 
 class _Link:
@@ -320,9 +320,21 @@ def _object(octets: bytes, path: str) -> dict[str, Any]:
 
 
 def _tls_error(error: BaseException) -> str | None:
+    return next((str(one) for one in _behind(error) if isinstance(one, ssl.SSLError)), None)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, which "All connection attempts failed" hides; else the library's words."""
+    for one in _behind(error):
+        if isinstance(one, OSError) and one.errno is not None:
+            return os.strerror(one.errno) if one.errno > 0 else str(one.strerror)
+    return quoted(str(error), 200) if str(error) else type(error).__name__
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised for; of a group the first."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
-    return None
+        yield seen
+        group = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else None
+        seen = group or seen.__cause__ or seen.__context__
