@@ -14,7 +14,7 @@ from agent.netlink.neighbours import neighbours
 from agent.netlink.rtnetlink import KernelRoute
 from agent.netlink.sockets import dump_routes
 from agent.sinks.kernel import KernelSink
-from felix_like.model.desired import PROTO_BIRD
+from felix_like.model.desired import MAIN_TABLE, PROTO_BIRD
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +32,8 @@ def left() -> list[KernelRoute]:
 def found(sink: KernelSink) -> list[Leftover]:
     """Judged as the command does, by what this agent wants."""
     heirs = by_prefix(Heir(route, sink.installed(route.key) == route) for route in sink.wanted.values())
-    return judge(left(), lambda route: heirs.get(route.key.prefix), "Tortie", neighbours())
+    table = [route for family in (2, 10) for route in dump_routes(family, table=MAIN_TABLE)]
+    return judge(left(), lambda route: heirs.get(route.key.prefix), "Tortie", neighbours(), table)
 
 
 def named(sink: KernelSink) -> set[str]:
@@ -80,7 +81,7 @@ async def test_only_the_judged_route_goes(world: World) -> None:
     """Other routes to the same destination stay, BIRD's own with another metric or way among them."""
     world.ip("route add 10.1.0.0/26 via 10.0.0.2 dev eth0 proto bird")
     others = [
-        "10.1.0.0/26 via 10.0.0.3 dev eth0 proto bird metric 50",
+        "10.1.0.0/26 via 10.0.0.3 dev eth0 proto bird metric 2000",
         "10.1.0.0/26 via 10.0.0.2 dev eth0 proto static metric 60",
         "10.1.0.0/25 via 10.0.0.2 dev eth0 proto bird",
         "fd01::/64 via fd00::3 dev eth0 proto bird metric 50",
@@ -97,7 +98,7 @@ async def test_only_the_judged_route_goes(world: World) -> None:
         assert verdicts == {
             ("10.1.0.0/25", 0): False,
             ("10.1.0.0/26", 0): True,
-            ("10.1.0.0/26", 50): False,
+            ("10.1.0.0/26", 2000): False,
             ("fd01::/64", 50): False,
         }
         assert take_away([one for one in found(sink) if one.verdict]) == []
@@ -106,6 +107,30 @@ async def test_only_the_judged_route_goes(world: World) -> None:
     assert [(route["dst"], route["protocol"], route.get("metric")) for route in gone] == [
         ("10.1.0.0/26", "12", None)
     ]
+
+
+@pytest.mark.parametrize("prefix", ["10.1.0.0/26", "fd01::/64"])
+@pytest.mark.parametrize("whose", ["bird", "static"])
+async def test_packets_never_fall_to_a_third_route(world: World, prefix: str, whose: str) -> None:
+    """It lies between BIRD's and ours, and leads elsewhere."""
+    near, far = ("fd00::2", "fd00::3") if ":" in prefix else ("10.0.0.2", "10.0.0.3")
+    ip = "-6 route" if ":" in prefix else "route"
+    inside = prefix.replace("::/64", "::7").replace("0/26", "7")
+    world.ip(f"{ip} add {prefix} via {near} dev eth0 proto bird metric 32")
+    world.ip(f"{ip} add {prefix} via {far} dev eth0 proto {whose} metric 50")
+    async with agent_life() as sink:
+        sink.want(wanted(world.learned(prefix, near)))
+        await until(lambda: settled(sink))
+        [first, *_] = found(sink)
+        assert first.route.key.priority == 32
+        assert not first.verdict
+        assert "packets would follow another route then" in str(first.verdict.reason)
+        assert f"via {near}" in world.ip(f"{ip} get {inside}")
+        world.ip(f"{ip} del {prefix} via {far} dev eth0 metric 50")
+        [first] = found(sink)
+        assert first.verdict
+        assert take_away([first]) == []
+        assert f"via {near}" in world.ip(f"{ip} get {inside}")
 
 
 async def test_who_is_gone_in_the_meantime_is_no_trouble(world: World) -> None:
