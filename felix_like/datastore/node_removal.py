@@ -1,5 +1,6 @@
 """Everything that a node leaves in etcd, removed as `calicoctl delete node` does, in an order that can be
-taken up again: the Node resource goes last, so that whoever finds it knows that there is work left.
+taken up again: the Node resource goes last, so that whoever finds it knows that there is work left. Each
+write is conditional on that Node as it was at the beginning: one that registers again loses nothing more.
 
 Source: libcalico-go/lib/clientv3/node.go. Stricter in one thing: of the addresses that the node's endpoints
 name, only those are released that IPAM has given to that node.
@@ -11,8 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from felix_like.datastore.cas import CasStore, decode_object
-from felix_like.datastore.client import Client
-from felix_like.datastore.errors import KeyValue, NotFound, Refused
+from felix_like.datastore.client import Client, Compare
+from felix_like.datastore.errors import CasConflict, GuardFailed, KeyValue, NotFound, Refused
+from felix_like.datastore.guarded import GuardedClient
 from felix_like.datastore.ipam_listing import ENDPOINTS, ipam_state
 from felix_like.datastore.ipam_mend import Mending
 from felix_like.datastore.keys import (
@@ -30,7 +32,7 @@ Json = dict[str, Any]
 async def remove_node(client: Client, name: str) -> tuple[str, ...]:
     """Remove a node and all its data; says what was removed, as sentences without a subject.
 
-    Each step may be done already. Raises EtcdError: call again.
+    Each step may be done already. Raises EtcdError: call again; CasConflict when it registers meanwhile.
     """
     removal = NodeRemoval(client, name)
     return tuple([word async for word in removal.steps()])
@@ -41,9 +43,30 @@ class NodeRemoval:
         self._client = client
         self._cas = CasStore(client)
         self._name = name
+        self._key = resource_key(Kind.NODE, name)
 
     async def steps(self) -> AsyncIterator[str]:
         """Yields what was removed."""
+        before = await self._revision()
+        guards = self._client.guards if isinstance(self._client, GuardedClient) else ()
+        unchanged = Compare(self._key, "mod_revision", before)
+        self._client = GuardedClient(self._client, (*guards, unchanged))
+        self._cas = CasStore(self._client)
+        try:
+            async for word in self._in_order():
+                yield word
+        except GuardFailed:
+            if await self._revision() == before:
+                raise  # the caller's own
+            raise CasConflict(
+                f"somebody wrote or deleted Node {self._name} while it was being removed"
+            ) from None
+
+    async def _revision(self) -> int:
+        node = await self._client.get(self._key)
+        return node.mod_revision if node is not None else 0
+
+    async def _in_order(self) -> AsyncIterator[str]:
         async for word in self._endpoints():
             yield word
         async for word in self._ipam():
@@ -56,7 +79,7 @@ class NodeRemoval:
         for kind in (Kind.BGP_CONFIGURATION, "FelixConfiguration"):
             if await self._delete(resource_key(kind, f"node.{self._name}")):
                 yield f"{kind} node.{self._name}"
-        if await self._delete(resource_key(Kind.NODE, self._name)):
+        if await self._delete(self._key):
             yield f"Node {self._name}"
 
     async def _endpoints(self) -> AsyncIterator[str]:
@@ -89,7 +112,7 @@ class NodeRemoval:
 
     async def _release(self, endpoints: list[KeyValue]) -> int:
         """The addresses of the node's endpoints and tunnels."""
-        node = await self._cas.client.get(resource_key(Kind.NODE, self._name))
+        node = await self._client.get(self._key)
         theirs = set(_tunnel_addresses(_value(node))) if node is not None else set()
         for kv in endpoints:
             theirs |= set(_addresses(_spec(kv).get("ipNetworks")))

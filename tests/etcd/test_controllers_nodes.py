@@ -18,6 +18,7 @@ from felix_like.datastore import blocks
 from felix_like.datastore.cas import CasStore, ResourceStore
 from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
+from felix_like.datastore.errors import CasConflict, GuardFailed
 from felix_like.datastore.ipam import Ipam
 from felix_like.datastore.keys import (
     IPAM_HOSTS,
@@ -224,6 +225,34 @@ async def test_a_removal_that_was_cut_short_anywhere_is_finished(world: World) -
         await removal.aclose()  # type: ignore[attr-defined]
     assert [key for key in gone if await world.etcd.get(key) is not None] == []
     assert await ipam_holds(world.etcd) == ""
+
+
+async def test_a_node_that_registers_while_it_is_removed_stays(world: World) -> None:
+    """It came back between Kubernetes' last word and the last step: the rest of it is not the removal's."""
+    mine = await furnish(world, "d")
+    removal = NodeRemoval(world.etcd, "d").steps()
+    await anext(removal)  # the addresses
+    (tunnel,) = await give(world.etcd, "", "d", handle="new", type="vxlanTunnelAddress")
+    await put_node(world.etcd, "d", "d", ipv4VXLANTunnelAddr=str(tunnel))
+    with pytest.raises(CasConflict):
+        async for _ in removal:
+            pass
+    stored = await CasStore(world.etcd).get(resource_key("Node", "d"))
+    assert stored is not None
+    assert stored.value["spec"]["ipv4VXLANTunnelAddr"] == str(tunnel)
+    assert str(tunnel) in await allocated(world.etcd)
+    assert [key for key in mine if await world.etcd.get(key) is None] == []
+
+
+async def test_a_term_that_ends_in_the_middle_of_a_removal_is_told_as_such(world: World) -> None:
+    await furnish(world, "d")
+    async with office(world.etcd) as leadership:
+        removal = NodeRemoval(leadership.client, "d").steps()
+        await anext(removal)
+        await world.etcd.delete(leadership.key)
+        with pytest.raises(GuardFailed):
+            await anext(removal)
+    assert await world.nodes() == set(NAMES)
 
 
 async def test_an_address_that_ipam_has_given_to_another_node_stays(world: World) -> None:
