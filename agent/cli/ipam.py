@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.errors import Failed, printable, warn
+from agent.cli.group import Group
 from agent.cli.ipam_check import check
 from agent.cli.store import resources, with_etcd
 from agent.cli.tables import box
@@ -44,7 +45,7 @@ class Usage:
     blocks: list[StoredBlock] = field(default_factory=list)
 
 
-@click.group()
+@click.group(cls=Group)
 def ipam() -> None:
     """Show how the pools' addresses are used."""
 

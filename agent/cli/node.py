@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from agent.cli import agentsocket
 from agent.cli.errors import Failed, printable
+from agent.cli.group import Group
 from agent.cli.leftovers import leftovers
 from agent.cli.tables import box, duration
 
@@ -35,7 +36,7 @@ node_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def node() -> None:
     """Show the state of a node: its sessions and what is wrong."""
 

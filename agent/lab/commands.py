@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from agent.cli.errors import Failed
+from agent.cli.group import Group
 from agent.lab.plan import DEFAULT_NAME, MAX_NODES, MAX_PODS, Lab, LabError
 
 P = ParamSpec("P")
@@ -90,7 +91,7 @@ wait = click.option(
 )
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=Group, epilog=EPILOG)
 def lab() -> None:
     """Build and play with a cluster in network namespaces."""
 
@@ -244,7 +245,9 @@ def release_(name: str, cidr: str, force: bool, timeout: float) -> None:
     release(Lab.from_environment(), name, _prefix(cidr), force, timeout)
 
 
-@lab.group("node", epilog="\b\nExamples:\n  tortiectl lab node add\n  tortiectl lab node remove node-4")
+@lab.group(
+    "node", cls=Group, epilog="\b\nExamples:\n  tortiectl lab node add\n  tortiectl lab node remove node-4"
+)
 def node_() -> None:
     """Add or remove nodes."""
 

@@ -45,6 +45,14 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
     assert f"tortiectl {' '.join(path)}" in (command.epilog or ""), "an example to copy"
 
 
+@pytest.mark.parametrize("path", [["node"], ["ipam"], ["lab"], ["lab", "node"]], ids=" ".join)
+def test_a_groups_help_cuts_no_sentence(path: list[str]) -> None:
+    listed = CliRunner().invoke(tortiectl, [*path, "--help"], env={"COLUMNS": "80"}).output
+    commands = listed.partition("Commands:")[2].partition("Examples:")[0]
+    assert commands
+    assert "..." not in commands
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["get", "--help"], ["lab", "--help"], ["node", "status", "--help"]]
 )
