@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from felix_like.calc import explain as explanation
 from felix_like.calc.desire import desire
 from felix_like.calc.explain import by_number
-from felix_like.calc.kubernetes import PATIENCE, KubernetesChange
+from felix_like.calc.kubernetes import KubernetesChange
 from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
 from felix_like.calc.pod_cidrs import without_blocks
 from felix_like.calc.service_routes import ServiceRoutes
 from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
 from felix_like.calc.tables import Tables
+from felix_like.calc.waits import Waits
 from felix_like.model.address import Address, IpVersion, Prefix
 from felix_like.model.bgp import BgpConfiguration, ClusterInformation, SecretRef
 from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, RouteKey
@@ -30,7 +31,7 @@ from felix_like.model.path import Attributes, Path
 from felix_like.model.service import ServiceId
 from felix_like.model.verdict import Refusal
 from felix_like.rib.adj_rib_in import AdjRibIn
-from felix_like.rib.session import DEFAULT_RESTART_TIME, UNMARKED_WAIT, Session
+from felix_like.rib.session import Session
 
 __all__ = ["CalcGraph", "OriginMode", "Outcome", "PathView", "PeerCounts", "RibCounts", "Session"]
 
@@ -84,13 +85,10 @@ class CalcGraph:
         self._in_sync = False
         self._authoritative = False
         self._desired_changed = False
-        self._started: float | None = None
-        self._read_at: float | None = None
-        """The first moment that we were told of after the datastore was first acted on."""
-        self._now: float | None = None
         self._resyncing = False
 
         self._tables = Tables(local, origin_validation)
+        self._waits = Waits(self._tables.paths.by_peer)
         self._services = ServiceRoutes(local, self._tables.ownership, expected=kubernetes)
         self._base: Desired | None = None
         """What follows from the datastore alone, as acted on; `desired` has the services' routes as well."""
@@ -176,7 +174,7 @@ class CalcGraph:
     def on_learned(self, peer: Address, attributes: Attributes, prefixes: Iterable[Prefix]) -> None:
         """One UPDATE's NLRI with the attributes they share."""
         if peer not in self._tables.paths.by_peer:
-            self._rib(peer, self._now or 0.0)
+            self._rib(peer, self._waits.now or 0.0)
         self._tables.importer.learned(peer, attributes, prefixes)
 
     def on_withdrawn(self, peer: Address, prefixes: Iterable[Prefix]) -> None:
@@ -199,7 +197,7 @@ class CalcGraph:
             self._tell_time(now)
         self._resyncing = True
         for rib in self._tables.paths.by_peer.values():
-            rib.resync_begin(self._now or 0.0)
+            rib.resync_begin(self._waits.now or 0.0)
 
     def on_resync_end(self, up_peers: Iterable[Address], now: float | None = None) -> None:
         """What a peer that is up did not tell again does not exist."""
@@ -208,7 +206,7 @@ class CalcGraph:
         self._resyncing = False
         up = set(up_peers)
         for peer, rib in self._tables.paths.by_peer.items():
-            self._tables.paths.forget(rib.resync_end(self._now or 0.0, up=peer in up))
+            self._tables.paths.forget(rib.resync_end(self._waits.now or 0.0, up=peer in up))
 
     # -- told: the kernel and the clock ---------------------------------------------------------------
 
@@ -233,9 +231,9 @@ class CalcGraph:
         if self._tables.paths.dirty and self.desired is not None:
             return now
         deadlines = [rib.stale_until for rib in self._tables.paths.by_peer.values() if not self._resyncing]
-        deadlines += [self._deferral(address) for address in self._awaiting()]
-        if self._read_at is not None and self._services.waiting(self._early):
-            deadlines.append(self._read_at + PATIENCE)
+        deadlines += self._awaited().values()
+        if self._services.waiting(self._waits.early):
+            deadlines.append(self._waits.early_until)
         return min((d for d in deadlines if d is not None), default=None)
 
     # -- asked ----------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ class CalcGraph:
         if self.desired is not None:
             self._tables.decide(self.desired)
         self._tables.forget_next_hops()
-        awaiting = self._awaiting()
+        awaiting = frozenset(self._awaited())
         return Outcome(
             desired=self.desired if changed else None,
             fib=self._tables.kernel.take(),
@@ -254,8 +252,8 @@ class CalcGraph:
             resolve=frozenset(self._tables.paths.by_next_hop.keys() - self._tables.loc_rib.next_hops.keys()),
             authoritative=self._authoritative,
             awaiting=awaiting,
-            restarting=frozenset(filter(self._restarting, awaiting)),
-            holding=self._services.holding(self._early, without_pod_cidrs=self._without_pod_cidrs),
+            restarting=self._waits.restarting(awaiting),
+            holding=self._services.holding(self._waits.early, without_pod_cidrs=self._without_pod_cidrs),
         )
 
     def fib(self) -> dict[RouteKey, Route]:
@@ -321,11 +319,7 @@ class CalcGraph:
         return rib
 
     def _tell_time(self, now: float) -> None:
-        self._now = now if self._now is None else max(now, self._now)
-        if self._started is None:
-            self._started = now
-        if self._read_at is None and self._base is not None:
-            self._read_at = self._now
+        self._waits.tell_time(now, read=self._base is not None)
 
     def _learn(self, changes: Iterable[Change]) -> None:
         """Take in the datastore's changes, and the podCIDRs that follow, in place of blocks."""
@@ -360,18 +354,13 @@ class CalcGraph:
             self._services.read_rules(self.snapshot)
         blocks = ownership.update_blocks(self.snapshot, backlog.blocks)
         self._base = answer
-        self._services.decide(self._early, ownership_differs=judge_all)
+        self._services.decide(self._waits.early, ownership_differs=judge_all)
         judge_all |= self._adopt(self._services.added_to(answer))
         self._tables.set_export_filter(self.snapshot.pools.values(), answer)
         if judge_all:
             self._tables.importer.judge_all()
         elif blocks:
             self._tables.importer.judge_inside(blocks)
-
-    @property
-    def _early(self) -> bool:
-        """So soon after the datastore was read that Kubernetes may yet be heard."""
-        return self._now is None or self._read_at is None or self._now < self._read_at + PATIENCE
 
     def _follow_kubernetes(self, services: Iterable[ServiceId], *, nodes: bool) -> None:
         """These services differ; `nodes`: and so does what is known of Kubernetes' nodes."""
@@ -384,7 +373,7 @@ class CalcGraph:
         """These services differ; or nothing does but the time, or what Kubernetes says of this node."""
         if self._base is None or self.desired is None:
             return
-        changed = self._services.decide(self._early, services)
+        changed = self._services.decide(self._waits.early, services)
         if changed or self._services.refuses_otherwise:
             self._tables.paths.dirty |= changed
             self.desired = replace(self._services.added_to(self._base), frozen=self.frozen)
@@ -406,25 +395,6 @@ class CalcGraph:
         node = self.snapshot.nodes.get(self.local.name)
         return self._tables.adopt(old or Desired(node=new.node, asn=new.asn), new, node)
 
-    def _awaiting(self) -> frozenset[Address]:
-        if self.desired is None:
-            return frozenset()
-        return frozenset(a for a in self.desired.peers if self._deferral(a) is not None)
-
-    def _restarting(self, address: Address) -> bool:
-        rib = self._tables.paths.by_peer.get(address)
-        return rib is not None and rib.session is not None and rib.session.restarting
-
-    def _deferral(self, address: Address) -> float | None:
-        """Until when a peer is awaited after our start (RFC 4724 section 4.1's Selection_Deferral_Timer,
-        but per peer and only for the sweep of inherited routes); None: no longer."""
-        assert self.desired is not None
-        rib = self._tables.paths.by_peer.get(address)
-        if rib is not None and rib.complete:
-            return None
-        if self._now is None or self._started is None:
-            return float("inf")
-        deadline = self._started + (self.desired.peers[address].restart_time or DEFAULT_RESTART_TIME)
-        if rib is not None and rib.session is not None and not rib.session.graceful:
-            deadline = min(deadline, (rib.established_at or self._now) + UNMARKED_WAIT)
-        return deadline if self._now < deadline else None
+    def _awaited(self) -> dict[Address, float]:
+        """Peers that may still tell what they told before our start, and until when."""
+        return self._waits.awaited(self.desired.peers) if self.desired is not None else {}
