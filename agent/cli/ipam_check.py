@@ -117,8 +117,7 @@ def _text(found: Report, state: IpamState, source: str, *, show_all_ips: bool) -
     lines.append(
         "Addresses: " + (", ".join(f"{n} {standing}" for standing, n in sorted(counts.items())) or "none")
     )
-    if state.locked:
-        lines.append(f"Note: {state.locked}")
+    lines += [f"Note: {why}" for why in (state.locked, state.unknown_grace) if why]
     if show_all_ips:
         rows = [
             (str(one.allocation.address), str(one.standing), one.allocation.node, one.reason)

@@ -119,8 +119,8 @@ class Term:
         """One look, and what follows from it. True: there is more to do at once. Raises EtcdError."""
         state = await ipam_state(self._own._etcd)
         self._grace = self._own._grace if self._own._grace is not None else _default(state.leak_grace)
-        if state.locked:
-            self._deeds.trouble(self._own.name, f"{state.locked}: nothing is collected")
+        if bar := state.locked or (state.unknown_grace if self._own._grace is None else ""):
+            self._deeds.trouble(self._own.name, f"{bar}: nothing is collected")
             return False
         cluster, doubt = self._cluster()
         judged = garbage.judge(state, cluster, since=self._since, now=now, grace=self._grace)

@@ -68,6 +68,7 @@ class Reader:
         self._dark: set[Prefix] = set()
         self._locked = ""
         self._grace: float | None = None
+        self._unknown_grace = ""
 
     def state(self) -> IpamState:
         return IpamState(
@@ -80,6 +81,7 @@ class Reader:
             unreadable_blocks=frozenset(self._dark),
             locked=self._locked,
             leak_grace=self._grace,
+            unknown_grace=self._unknown_grace,
         )
 
     def read(self, kv: KeyValue) -> None:
@@ -101,6 +103,12 @@ class Reader:
             if kv.key.startswith(NODES):
                 # A Node that cannot be read is there all the same, and nobody's to clean up after.
                 self._nodes[kv.key.removeprefix(NODES)] = None
+            elif kv.key == CLUSTER_INFORMATION:
+                self._locked = (
+                    f"ClusterInformation default, which may lock the datastore, cannot be read: {error}"
+                )
+            elif kv.key == CONTROLLERS_CONFIGURATION:
+                self._unknown_grace = f"KubeControllersConfiguration default cannot be read: {error}"
 
     def _read_other(self, path: str, value: Json, kv: KeyValue) -> None:
         if path.startswith(HANDLES):

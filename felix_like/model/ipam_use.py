@@ -115,6 +115,8 @@ class IpamState:
     """Why nothing may be written, when the datastore says so; empty: it may."""
     leak_grace: float | None = None
     """Seconds, from KubeControllersConfiguration; None: it does not say."""
+    unknown_grace: str = ""
+    """Why it cannot be told whether it says so; empty: it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
