@@ -59,6 +59,10 @@ class Agent:
             part = _part(self.status, name)
             if part.get("state") != good:
                 yield fail(f"agent's {name}", f"{part.get('state')}: {part.get('reason')}", more)
+        kubernetes = _part(self.status, "kubernetes")
+        if kubernetes.get("state") in ("connecting", "stale"):
+            found = f"{kubernetes['state']}: {kubernetes.get('reason') or 'no answer yet'}"
+            yield warn("agent's Kubernetes", found, "services and passwords stay as they were known")
         for name, what in (
             ("failed", "could not be installed"),
             ("conflicts", "collide with another program's"),

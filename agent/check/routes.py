@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from agent.check.finding import Finding, ok, unseen, warn
 from agent.check.netlink import MOST_ROUTES, Network, SeenRoute
 from felix_like.model.address import Prefix
-from felix_like.model.desired import PROTO_BGP
+from felix_like.model.desired import PROTO_BGP, PROTO_BIRD
 from felix_like.model.ippool import IPPool
 
 PROTOCOLS = {3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp", 80: "80", 186: "bgp"}
@@ -74,6 +74,17 @@ def leftovers(foreign: Sequence[SeenRoute], pools: Sequence[IPPool]) -> Iterator
         yield warn(
             "leftovers in pools",
             f"{count} of protocol {name} (first: {routes[0]}, metric {routes[0].metric})",
-            "the lower metric wins over ours: if nobody needs them, remove them ('ip route show proto "
-            f"{name}'; 'ip route flush proto {name}' takes them all)",
+            _what_to_do(protocol, name),
         )
+
+
+def _what_to_do(protocol: int, name: str) -> str:
+    if protocol == PROTO_BIRD:
+        return (
+            "packets may follow them: where BIRD no longer runs, 'tortiectl node leftovers' says which may "
+            "go without loss, and removes those"
+        )
+    return (
+        "the lower metric wins over ours: if nobody needs them, remove them one by one ('ip route show proto "
+        f"{name}' lists them)"
+    )

@@ -269,6 +269,25 @@ def test_what_calicos_bird_left_in_a_pool() -> None:
     assert lines[0].startswith(
         "WARN  leftovers in pools: 2 routes of protocol bird (first: blackhole 10.65.9.0/26, metric 0)"
     )
+    assert "'tortiectl node leftovers' says which may go without loss" in lines[0]
+    assert "flush" not in lines[0], "it would take those along that carry traffic"
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "said"),
+    [
+        (None, ""),
+        ({"state": "idle", "reason": ""}, ""),
+        ({"state": "in-sync", "reason": ""}, ""),
+        ({"state": "stale", "reason": "connection refused"}, "stale: connection refused"),
+        ({"state": "connecting", "reason": ""}, "connecting: no answer yet"),
+    ],
+)
+def test_what_the_agent_says_of_kubernetes(kubernetes: dict[str, str] | None, said: str) -> None:
+    lines = [one.line() for one in Agent(STATUS | {"kubernetes": kubernetes}).findings()]
+    stays = "services and passwords stay as they were known"
+    expected = [f"WARN  agent's Kubernetes: {said}; {stays}"] if said else []
+    assert [line for line in lines if "Kubernetes" in line] == expected
 
 
 def test_without_etcd_and_agent_it_says_what_it_does_not_know() -> None:
