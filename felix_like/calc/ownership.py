@@ -146,10 +146,11 @@ class Ownership:
 
         A range for load balancers is a pool as well (allowedUses LoadBalancer).
         """
-        service, pool = self.services.longest(prefix), self.pools.longest(prefix)
-        if service is None or (pool is not None and pool.length > service.length):
+        service = self.services.longest(prefix)
+        if service is None:  # as nearly always, and asked for each announced prefix
             return None
-        return service
+        pool = self.pools.longest(prefix)
+        return service if pool is None or pool.length <= service.length else None
 
     @property
     def any_block_size(self) -> bool:
