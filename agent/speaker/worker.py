@@ -50,11 +50,11 @@ class Speaker:
         self._boot = secrets.token_hex(8)
         self._reader = Reader(adapter.parse)
         self._drivers: dict[Address, PeerDriver] = {}
-        self._loaded = False
         self._paused = False
         self._farewell = 0.0
         self._hold: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
         self.done = asyncio.Event()
         self._table = PeerTable(time.time, arguments.prefix_limit)
         self._table.kick = self._kick
@@ -122,13 +122,12 @@ class Speaker:
             self._drivers[entry.address].reconfigure()
         for entry in changes.added:
             self._drivers[entry.address] = PeerDriver(
-                entry, adapter.Session, adapter.open_socket, restarting=not self._loaded
+                entry, adapter.Session, adapter.open_socket, restarting=self._kept_by(entry)
             )
             if self._table.feed is not None:
                 self._table.feed.state(entry)
         if self._paused:
             self._pause()
-        self._loaded = True
         report = changes.report(str(path))
         _logger.info(
             "configuration: %d added, %d removed, %d changed, %d unchanged",
@@ -139,6 +138,11 @@ class Speaker:
         )
         self._agents.wake()
         return report
+
+    def _kept_by(self, entry: PeerEntry) -> bool:
+        """Whether a peer may still keep what a process before this one told it: then our OPEN says that we
+        restart (RFC 4724 section 4.1). Not only of the first configuration: passwords may come after it."""
+        return self._loop.time() - self._begun < entry.neighbor.restart_time
 
     # ------------------------------------------------------------------ the agent (AgentHost)
 

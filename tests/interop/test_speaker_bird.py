@@ -468,3 +468,22 @@ async def test_a_peer_that_is_switched_on_late_is_found_soon(net: Fabric, tmp_pa
         net.plug(2)
         # The longest pause is 15 s, the connect timeout 8 s; the kernel alone would take up to a minute.
         await ear.until(lambda: ear.up("192.0.2.2"), 26)
+
+
+@pytest.mark.parametrize("graceful", [120, 1])
+async def test_a_peer_that_comes_with_the_second_configuration_hears_of_our_restart(
+    graceful: int, net: Fabric, tmp_path: Path
+) -> None:
+    """As after a boot: the sessions with passwords come once these are known. Later, when no peer can keep
+    anything of an earlier life any more, it would be wrong."""
+    us, them = net.node(1), net.node(2)
+    speaker = SpeakerProcess(us, tmp_path / "us")
+    other = SpeakerProcess(them, tmp_path / "them", neighbor("192.0.2.2", US4, router_id="192.0.2.2"))
+    async with Listener(speaker.socket) as ear, Listener(other.socket) as their_ear:
+        await ear.until(lambda: bool(ear.of(Hello)))
+        heard = time.monotonic()
+        await until(lambda: graceful > 60 or time.monotonic() > heard + graceful)
+        speaker.configure(peer(2, graceful=graceful))
+        speaker.process.send_signal(signal.SIGHUP)
+        await their_ear.until(lambda: their_ear.up(US4))
+        assert [one.restarting for one in their_ear.of(PeerUp, US4)] == [graceful > 60]
