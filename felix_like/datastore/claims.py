@@ -232,7 +232,7 @@ class Claims:
                 stored = await self.block(cidr)
                 if stored is not None and (
                     (only_empty and not blocks.is_empty(stored.value))
-                    or (sequence is not None and stored.value.get("sequenceNumber") != sequence)
+                    or (sequence is not None and (stored.value.get("sequenceNumber") or 0) != sequence)
                 ):
                     if leaving is not None and leaving.mod_revision == affinity.mod_revision:
                         confirmed = {**affinity.value, "state": "confirmed"}

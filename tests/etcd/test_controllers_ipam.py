@@ -216,6 +216,20 @@ async def test_an_empty_block_that_was_used_since_it_was_looked_at_stays(world: 
     assert await world.etcd.get(block_key(cidr)) is None
 
 
+async def test_an_empty_block_that_an_old_calico_wrote_goes_too(world: World) -> None:
+    """Sequence numbers are newer than blocks; nothing that is idle gets one."""
+    ipam = Ipam(world.etcd)
+    pool = next(pool for pool in await ipam.pools() if pool.cidr.version == 4)
+    cidr = await ipam.claim_block("a", pool)
+    seen = await CasStore(world.etcd).get(block_key(cidr))
+    assert seen is not None
+    old = {name: value for name, value in seen.value.items() if not name.startswith("sequenceNumber")}
+    await CasStore(world.etcd).replace(seen.key, old, seen.mod_revision)
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await eventually(lambda: world.deeds.done["release-block", "idle"] == 1, 60)
+    assert await world.etcd.get(block_key(cidr)) is None
+
+
 async def _counts(world: World, wanted: dict[str, int]) -> bool:
     return {name: len(await keys(world.etcd, f"{IPAM_HOSTS}{name}/")) for name in wanted} == wanted
 
