@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 log = logging.getLogger("tortie.agent")
@@ -110,3 +110,14 @@ class Stop:
     def _late(self) -> None:
         log.warning("not ended within %g s of being told to: ending at once", self._patience)
         self._leave(1)
+
+
+Work = Mapping[str, Coroutine[Any, Any, None]]
+
+
+async def live(stop: Stop, passing: Work, lasting_ones: Work) -> None:
+    """All these as tasks of one group, under their names, until `stop` is told to; only `passing` may end."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work, name=name) for name, work in passing.items()]
+        tasks += [group.create_task(lasting(work, name), name=name) for name, work in lasting_ones.items()]
+        stop.on_signals(tasks)

@@ -24,7 +24,7 @@ from agent.command_line import read_command_line
 from agent.follow import Follower
 from agent.keep import keep
 from agent.kubernetes import kubernetes_of
-from agent.life import Stop, failing_callbacks, lasting
+from agent.life import Stop, failing_callbacks, live
 from agent.logs import set_up_logging
 from agent.outlets import CONVERGENCE_BUCKETS, Outlets
 from agent.readiness import Readiness
@@ -133,23 +133,17 @@ async def run(settings: Settings) -> None:
     log.info("tortie-agent %s starts on node %s", own_version(), settings.nodename)
     next_hops.start()
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(registration.run(), name="node registration"),
-                group.create_task(failing_callbacks(), name="callbacks"),
-            ]
-            for name, work in {
-                "datastore": follower.run(),
-                "last good snapshot": follower.save(),
-                "passwords": follower.watch_secrets(),
-                "speaker link": link.run(),
-                kernel.name: keep(timed, tell=troubles.__setitem__),
-                conf.name: keep(conf, tell=troubles.__setitem__),
-                **kubernetes.work(),
-                **outlets.work(),
-            }.items():
-                tasks.append(group.create_task(lasting(work, name), name=name))
-            stop.on_signals(tasks)
+        work = {
+            "datastore": follower.run(),
+            "last good snapshot": follower.save(),
+            "passwords": follower.watch_secrets(),
+            "speaker link": link.run(),
+            kernel.name: keep(timed, tell=troubles.__setitem__),
+            conf.name: keep(conf, tell=troubles.__setitem__),
+            **kubernetes.work(),
+            **outlets.work(),
+        }
+        await live(stop, {"node registration": registration.run(), "callbacks": failing_callbacks()}, work)
     finally:
         log.info("tortie-agent stops; routes and sessions stay")
         stop.hurry()
