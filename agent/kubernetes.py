@@ -33,6 +33,7 @@ class Kubernetes:
 
     def __init__(self, files: SecretFiles) -> None:
         self.passwords: Secrets = files
+        self._files = files
 
     def look(self) -> None:
         """The datastore may ask for something else now."""
@@ -42,7 +43,7 @@ class Kubernetes:
         return {}
 
     def refusals(self) -> Sequence[Refusal]:
-        return ()
+        return self._files.refusals()
 
     def status(self) -> dict[str, Any] | None:
         """As the datastore's, in the status document."""
@@ -98,7 +99,7 @@ class KubernetesAccess(Kubernetes):
         }
 
     def refusals(self) -> Sequence[Refusal]:
-        return (*self.follower.refusals(), *self.secrets.refusals())
+        return (*super().refusals(), *self.follower.refusals(), *self.secrets.refusals())
 
     def status(self) -> dict[str, Any]:
         state = worst((self.follower.track.state, self.secrets.track.state))

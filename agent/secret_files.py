@@ -10,6 +10,7 @@ from pathlib import Path
 
 from felix_like.datastore.keys import quoted
 from felix_like.model.bgp import SecretRef
+from felix_like.model.verdict import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class SecretFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._said: dict[SecretRef, str] = {}
+        self._unusable: tuple[Refusal, ...] = ()
 
     def read(self, refs: Collection[SecretRef]) -> dict[SecretRef, str]:
         """The passwords there are."""
@@ -34,21 +36,31 @@ class SecretFiles:
         """Log why passwords are missing, each reason once."""
         for ref, problem in problems.items():
             if self._said.get(ref) != problem:
-                log.warning("password %s is not there: %s", quoted(f"{ref.name}/{ref.key}"), problem)
+                log.warning("%s is not there: %s", _subject(ref), problem)
         self._said = dict(problems)
 
     def look(self, refs: Collection[SecretRef]) -> tuple[dict[SecretRef, str], dict[SecretRef, str]]:
         """The passwords there are, and why the others are not."""
         found: dict[SecretRef, str] = {}
         problems: dict[SecretRef, str] = {}
+        unusable: list[SecretRef] = []
         for ref in refs:
             try:
                 found[ref] = self._read(ref)
+                continue
             except OSError as error:
                 problems[ref] = f"{quoted(str(self._directory / ref.name / ref.key), 400)}: {error.strerror}"
+                absent = isinstance(error, FileNotFoundError)
             except ValueError as error:
-                problems[ref] = str(error)
+                problems[ref], absent = str(error), False
+            if not absent:
+                unusable.append(ref)
+        self._unusable = tuple(sorted(Refusal(_subject(ref), problems[ref]) for ref in unusable))
         return found, problems
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What lies where a password was looked for, and is none: who asks for it can only say "missing"."""
+        return self._unusable
 
     def _read(self, ref: SecretRef) -> str:
         for part in (ref.name, ref.key):
@@ -57,6 +69,10 @@ class SecretFiles:
                 raise ValueError(f"{part!a} is not the name of a secret or of its key")
         path = self._directory / ref.name / ref.key
         return password(_octets(path), str(path))
+
+
+def _subject(ref: SecretRef) -> str:
+    return f"password {quoted(f'{ref.name}/{ref.key}')}"
 
 
 def password(octets: bytes, subject: str) -> str:

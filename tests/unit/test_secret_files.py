@@ -103,6 +103,36 @@ def test_a_pipe_or_a_directory_keeps_nobody_waiting(tmp_path: Path, caplog: pyte
     assert caplog.text.count("is not a regular file") == 2
 
 
+def test_the_status_tells_an_unusable_file_from_an_absent_one(tmp_path: Path) -> None:
+    files = SecretFiles(tmp_path)
+    files.read({REF})
+    assert files.refusals() == (), "who names the password says that it is missing"
+    path = put(tmp_path, b"")
+    path.unlink()
+    path.mkdir()
+    files.read({REF, SecretRef("tor", "absent")})
+    assert [str(refusal) for refusal in files.refusals()] == [
+        f"password 'tor/password': {path} is not a regular file"
+    ]
+    path.rmdir()
+    put(tmp_path, b"there")
+    files.read({REF})
+    assert files.refusals() == ()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_directory_that_may_not_be_read_is_said(tmp_path: Path) -> None:
+    files = SecretFiles(tmp_path)
+    put(tmp_path, b"secret").parent.chmod(0)
+    try:
+        assert files.read({REF}) == {}
+        assert [refusal.reason for refusal in files.refusals()] == [
+            f"'{tmp_path}/tor/password': Permission denied"
+        ]
+    finally:
+        (tmp_path / "tor").chmod(0o700)
+
+
 def test_what_is_wrong_is_said_once_and_again_only_when_it_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
