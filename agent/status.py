@@ -130,6 +130,7 @@ class Status:
             "pid": state.pid,
             "exabgp": state.exabgp,
             "reason": state.reason,
+            "configured": self.conf.settled,
         }
 
     def _peers(self) -> list[Peer]:

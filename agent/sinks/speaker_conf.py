@@ -35,6 +35,7 @@ class SpeakerConfSink:
         self._reload = reload
         self._untold = True
         """The speaker may not have read the file as it is now: we may have died between file and word."""
+        self._told: Desired | None = None
         self._problem: Refusal | None = None
         self._refusals: tuple[Refusal, ...] = ()
 
@@ -46,6 +47,11 @@ class SpeakerConfSink:
     def refusals(self) -> tuple[Refusal, ...]:
         """Peers the speaker could not be told about, and what is wrong with the file itself."""
         return (*self._refusals, *((self._problem,) if self._problem else ()))
+
+    @property
+    def settled(self) -> bool:
+        """The speaker was told of the newest peers; it ends the sessions that they change."""
+        return self._told is self._desired.peek() and not self._untold
 
     def tell_again(self) -> None:
         """The speaker did not take the file after all, or may not have: have it read again."""
@@ -75,6 +81,7 @@ class SpeakerConfSink:
                 return self._refused(f"the speaker did not take it: {problem}")
             self._untold = False
         self._problem = None
+        self._told = desired
         return Report()
 
     def _refused(self, reason: str) -> Report:

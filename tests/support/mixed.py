@@ -138,11 +138,13 @@ class Host:
             assert process.wait(30) == 0
 
     def in_order(self, others: list[Host]) -> bool:
-        """Every session is up, nothing is stale or waited for."""
+        """Every session is up and as configured, nothing is stale or waited for."""
         addresses = [address for other in others for address in (v4(other.number), v6(other.number))]
         addresses += self.outside_peers
         if not self.is_tortie:
             return self.calico.established(*addresses)
+        if not self.tortie.status()["speaker"]["configured"]:
+            return False  # a session that is another now is about to end
         peers = self.tortie.peers()
         return self.tortie.established(*addresses) and not any(peer["stale"] for peer in peers.values())
 

@@ -80,11 +80,11 @@ class RealLab:
         return {route["dst"]: route for route in json.loads(text or "[]")}
 
     def learned(self, node: str, version: int = 4) -> dict[str, str]:
-        """Prefix -> gateway of the routes with protocol bgp."""
+        """Prefix -> gateway of the routes with protocol bgp, our own blocks apart."""
         return {
             prefix: route.get("gateway", "")
             for prefix, route in self.routes(node, version).items()
-            if route.get("protocol") == "bgp"
+            if route.get("protocol") == "bgp" and route.get("type") != "blackhole"
         }
 
     def status(self, node: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Link:
 @dataclass
 class Conf:
     refusals: tuple[Refusal, ...] = ()
+    settled: bool = True
 
 
 @dataclass
@@ -172,6 +173,7 @@ def test_the_whole_status(agent: Agent) -> None:
             "pid": 4711,
             "exabgp": "5.0.15",
             "reason": "",
+            "configured": True,
         },
         "peers": [
             {

@@ -99,6 +99,21 @@ async def test_peers_become_a_file_that_the_speaker_reads_once(world: World) -> 
     assert world.refused() == []
 
 
+async def test_it_is_settled_when_the_speaker_was_told_of_the_newest_peers(world: World) -> None:
+    assert not world.sink.settled, "we may have died before the last word"
+    await world.apply(desired("192.0.2.2"))
+    assert world.sink.settled
+    world.desired.put(desired("192.0.2.3"))
+    assert not world.sink.settled
+    world.answers = ["busy", None]
+    await world.apply()
+    assert not world.sink.settled
+    await world.apply()
+    assert world.sink.settled
+    world.sink.tell_again()
+    assert not world.sink.settled
+
+
 async def test_after_a_restart_of_ours_the_speaker_reads_an_unchanged_file_once_more(tmp_path: Path) -> None:
     """We may have died between file and word."""
     first = World(tmp_path)
