@@ -112,16 +112,25 @@ class KubeFollower:
         graph = self._calculation.graph
         match event:
             case KubeBatch(changes, in_sync):
-                self._heard = True
-                graph.on_kubernetes(changes, in_sync)
+                self._heard |= bool(changes) or self._listed
+                if self._heard:
+                    graph.on_kubernetes(changes, in_sync)
                 if in_sync:
                     self._changed.set()
                 elif self._informer is not None and self._informer.known is None:
                     log.info("starting from the last good copy of Kubernetes on disk until it answers")
             case InSync():
-                graph.on_kubernetes((), True)
+                self._heard |= self._listed
+                if self._heard:
+                    graph.on_kubernetes((), True)
             case Stale(reason):
                 graph.on_kubernetes_stale(reason)
+
+    @property
+    def _listed(self) -> bool:
+        """The API server has told us something. One that refuses everything has not: it may be one that just
+        starts, to which no token is known yet."""
+        return self._informer is not None and any(map(self._informer.heard, self._wanted))
 
     # -- the copy --------------------------------------------------------------------------------------
 

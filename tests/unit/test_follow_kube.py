@@ -219,6 +219,22 @@ async def test_what_is_forbidden_is_a_refusal(tmp_path: Path) -> None:
             await eventually(lambda: world.state == "in-sync")
             (refusal,) = world.follower.refusals()
             assert refusal.reason.startswith("may not list endpointslices (403: ")
+            assert world.originated() == {"10.96.0.0/16"}, "it holds up nothing else"
+
+
+async def test_an_api_server_that_refuses_everything_has_said_nothing(tmp_path: Path) -> None:
+    """As one that just starts may: no token is known to it, and no role."""
+    async with kube_api(rules=[]) as api:
+        api.put(*WEB, node("a"))
+        async with World(api.kubeconfig(tmp_path / "config"), tmp_path).running() as world:
+            world.datastore(HERE, RANGES)
+            world.calculation.speaker_replayed()
+            await eventually(lambda: len(world.follower.refusals()) == 3)
+            assert world.originated() == set(), "nobody withdraws what a surviving speaker still tells"
+            assert "full_sync_done" not in world.hands.names()
+            api.rules = None
+            await eventually(lambda: world.originated() == {"10.96.0.0/16", "10.96.0.10/32"})
+            await eventually(lambda: "full_sync_done" in world.hands.names())
 
 
 # -- passwords -----------------------------------------------------------------------------------------
