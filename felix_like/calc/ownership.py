@@ -183,6 +183,9 @@ class Ownership:
             service = self.service_range(prefix)
             if service is not None:
                 return f"inside service range {service}"
+            if prefix.is_host and (names := self.owners(prefix.network)):
+                named = " and ".join(quoted(name) for name in names)
+                return f"the address of {named}; routes to nodes themselves are not Tortie's"
             inside = self.pools.covered_by(prefix)
             return f"covers pool {inside}" if inside else "outside every pool and service range"
         where = f"inside IPPool {quoted(pool.name)} ({pool.cidr})"

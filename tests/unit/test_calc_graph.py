@@ -484,6 +484,8 @@ def test_the_explanation_goes_from_the_datastore_to_the_kernel() -> None:
         "route: none",
         "advertised to nobody",
     ]
+    of_node = world.graph.explain(net(f"{B4}/32"))[0]
+    assert of_node == "192.0.2.2/32: the address of b; routes to nodes themselves are not Tortie's"
 
 
 @pytest.mark.parametrize("better", [{"med": 1}, {"origin": OriginCode.IGP}])
