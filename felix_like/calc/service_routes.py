@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from felix_like.calc.kubernetes import Kubernetes, KubernetesChange
 from felix_like.calc.ownership import Ownership
-from felix_like.calc.services import ServiceRules, Services, service_rules
+from felix_like.calc.service_rules import ServiceRules, service_rules
+from felix_like.calc.services import Services
 from felix_like.calc.snapshot import Change, Snapshot
 from felix_like.model.address import Prefix
 from felix_like.model.desired import Desired, LocalNode
