@@ -180,6 +180,14 @@ def test_a_handles_addresses_go_together_or_not_at_all() -> None:
     assert looker.leaks == {"k8s-pod-network.web": ["10.0.0.1", "fd00::1"]}
 
 
+def test_an_address_that_cools_down_holds_up_none_of_its_handle() -> None:
+    looker = Looker()
+    both = state(WEB, allocated("10.0.0.2", "web", cooling=True))
+    looker.look(both, cluster(), 0)
+    looker.look(both, cluster(), GRACE)
+    assert looker.leaks == {"k8s-pod-network.web": ["10.0.0.1"]}
+
+
 def test_a_handle_that_counts_in_a_damaged_block_is_held() -> None:
     dark = Prefix.parse("10.0.7.0/26")
     handle = stored_handle("k8s-pod-network.web", {"10.0.0.0/26": 1, str(dark): 1})

@@ -53,6 +53,23 @@ def test_a_finding_that_changes_or_goes_in_between_starts_anew() -> None:
     assert looker.look(six, 3 * SETTLE) == []
 
 
+def test_a_block_that_was_used_in_between_and_an_affinity_that_was_claimed_anew_start_anew() -> None:
+    """They look the same as before; only their numbers tell."""
+    looker = Looker()
+    idle = state(owners={"10.0.0.0/26": "a", "10.0.0.64/26": "a"})
+    used = replace(idle, blocks=tuple(replace(block, sequence=12) for block in idle.blocks))
+    looker.look(upkeep.idle_blocks(idle, claimed_before=NOW), 0)
+    assert looker.look(upkeep.idle_blocks(used, claimed_before=NOW), SETTLE) == []
+    assert looker.look(upkeep.idle_blocks(used, claimed_before=NOW), 2 * SETTLE) != []
+    three, four = (
+        upkeep.stale_affinities(state(affinities=(stored_affinity("a", "10.0.0.0/26", revision=n),)))
+        for n in (3, 4)
+    )
+    looker.look(three, 0)
+    assert looker.look(four, SETTLE) == []
+    assert looker.look(four, 2 * SETTLE) == ["block affinity 10.0.0.0/26 of node a"]
+
+
 def test_empty_blocks_go_and_a_node_keeps_one_of_each_ip_version() -> None:
     owners = {"10.0.0.0/26": "a", "10.0.0.64/26": "a", "10.0.0.128/26": "a", "fd00::/122": "a"}
     assert said(upkeep.idle_blocks(state(owners=owners), claimed_before=NOW)) == {

@@ -61,6 +61,24 @@ def test_after_the_hold_those_that_are_still_missing_go() -> None:
     assert found.nodes == ("n0", "n1")
 
 
+def test_the_hold_lasts_over_a_moment_in_which_nothing_is_missing() -> None:
+    """As when an API server that was restored twice has them all in between."""
+    held = look(8, Missing(), 0).missing
+    whole = look(0, held, 10)
+    missing = look(2, whole.missing, 20).missing
+    assert look(2, missing, HOLD - 1).nodes == ()
+
+
+def test_an_empty_list_is_followed_by_the_hold() -> None:
+    """Of two nodes the first is back: the other one alone would be no reason to hold."""
+    two = {"a": "a", "b": "b"}
+    empty = look(2, Missing(), 0, 100, two)
+    found = look(1, empty.missing, PATIENCE, 100, two)
+    assert found.nodes == ()
+    assert "too many Nodes were missing a while ago" in found.held
+    assert look(1, found.missing, HOLD + 1, 100, two).nodes == ("a",)
+
+
 @pytest.mark.parametrize("most", [50, 100])
 def test_an_empty_list_is_never_believed(most: int) -> None:
     missing = Missing()
