@@ -136,6 +136,7 @@ class Term:
                     case Stale(reason):
                         self._lost("Kubernetes", reason)
                     case InSync():
+                        self._mind_permission()
                         self._back("Kubernetes")
                 self._wake.set()
 

@@ -438,7 +438,10 @@ async def test_a_kubernetes_without_a_single_namespace_is_never_believed(
             assert (await world.stored()).keys() == {key}
 
 
-async def test_what_may_not_be_read_is_not_taken_for_gone(world: World) -> None:
+async def test_what_may_not_be_read_is_not_taken_for_gone(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     cluster(world.api)
     world.api.rules = [Rule(frozenset(("list", "watch")), frozenset(("",)), frozenset(("namespaces",)))]
     await world.put(WEB, document("NetworkPolicy", "knp.default.web", {}))
@@ -450,6 +453,7 @@ async def test_what_may_not_be_read_is_not_taken_for_gone(world: World) -> None:
             await eventually(lambda: "networkpolicies" in world.deeds.troubles.get("policy", ""))
             now = await world.revisions()
             assert {key: now[key] for key in before} == before
+            assert "policy: follows" not in caplog.text, "nor is it called followed"
             world.api.rules = None
 
             async def copied() -> bool:
@@ -459,6 +463,7 @@ async def test_what_may_not_be_read_is_not_taken_for_gone(world: World) -> None:
                 )
 
             await until(copied)
+            assert "policy: follows Kubernetes and etcd" in caplog.text
 
 
 async def test_whoever_has_been_replaced_writes_nothing(world: World) -> None:
