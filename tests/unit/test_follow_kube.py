@@ -142,6 +142,22 @@ async def test_in_host_local_mode_all_nodes_are_asked_for_and_nothing_else(tmp_p
             assert asked(api) == {("nodes", "")}
 
 
+async def test_in_host_local_mode_a_cluster_without_nodes_is_not_believed(tmp_path: Path) -> None:
+    """An API server that looks at another etcd, or at an emptied one, takes no pod off the air."""
+    async with kube_api() as api:
+        api.put(node("a", "10.244.1.0/24"))
+        config = api.kubeconfig(tmp_path / "config")
+        async with World(config, tmp_path, use_pod_cidr=True).running() as world:
+            world.datastore(HERE, pool("pods", "10.244.0.0/16"))
+            await eventually(lambda: world.file.exists() and b"10.244.1.0" in world.file.read_bytes())
+        api.delete(node("a"))
+        async with World(config, tmp_path, use_pod_cidr=True).running() as world:
+            world.datastore(HERE, pool("pods", "10.244.0.0/16"))
+            await eventually(lambda: world.state == "stale")
+            assert "has nothing left under /api/v1/nodes" in world.follower.track.state.reason
+            assert "10.244.1.0/24" in world.originated()
+
+
 async def test_a_copy_serves_a_start_without_the_api_server(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
