@@ -117,6 +117,9 @@ def _text(found: Report, state: IpamState, source: str, *, show_all_ips: bool) -
     lines.append(
         "Addresses: " + (", ".join(f"{n} {standing}" for standing, n in sorted(counts.items())) or "none")
     )
+    alone = {one.reason for one in found.judged if str(one.standing) == "left alone"}
+    if len(alone) == 1:
+        lines.append(f"Left alone: {printable(alone.pop())}")
     lines += [f"Note: {why}" for why in (state.locked, state.unknown_grace) if why]
     if show_all_ips:
         rows = [

@@ -101,6 +101,19 @@ def test_with_kubernetes_it_names_who_is_gone_and_touches_nothing(member: EtcdMe
     assert revision(member) == before
 
 
+def test_a_kubernetes_without_any_pod_is_not_believed_and_that_is_said(
+    member: EtcdMember, tmp_path: Path
+) -> None:
+    furnish(member)
+    with ServedKubeApi() as served:
+        served.do(lambda api: api.put(node("a"), node("b")))
+        found = check(
+            member, "--kubeconfig", str(served.do(lambda api: api.kubeconfig(tmp_path / "kubeconfig")))
+        )
+    assert found.exit_code == 0
+    assert "Addresses: 2 left alone\nLeft alone: the Kubernetes API lists no pod at all" in found.stdout
+
+
 def test_a_kubernetes_that_does_not_answer_is_one_sentence(member: EtcdMember, tmp_path: Path) -> None:
     furnish(member)
     found = check(member, "--kubeconfig", str(tmp_path / "nothing"))
