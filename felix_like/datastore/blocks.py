@@ -7,7 +7,7 @@ Source: libcalico-go/lib/ipam/ipam_block.go, lib/backend/model/block.go. `alloca
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from felix_like.datastore.errors import Refused
@@ -40,7 +40,7 @@ def problems(block: Json, cidr: Prefix) -> list[str]:
     free = [] if free is None else free
     if not isinstance(allocations, list) or not isinstance(attributes, list) or not isinstance(free, list):
         return ["allocations, attributes and unallocated must be lists"]
-    found = []
+    found = list(_misshapen(block, attributes))
     if len(allocations) != size:
         found.append(f"allocations has {len(allocations)} entries instead of {size}")
     used = {ordinal for ordinal, index in enumerate(allocations) if index is not None}
@@ -48,13 +48,31 @@ def problems(block: Json, cidr: Prefix) -> list[str]:
         found.append("an allocation points outside the attributes")
     elif {allocations[o] for o in used} != set(range(len(attributes))):
         found.append("an attribute is used by no allocation")
-    if not all(isinstance(ordinal, int) for ordinal in free) or len(set(free)) != len(free):
+    if not all(_is_number(ordinal) and ordinal < size for ordinal in free) or len(set(free)) != len(free):
         found.append("unallocated has doubles or no numbers")
     elif used & set(free):
         found.append("an ordinal is both allocated and unallocated")
     elif len(used) + len(free) != size:
         found.append("allocated and unallocated do not add up to the block's size")
     return found
+
+
+def _misshapen(block: Json, attributes: list[Any]) -> Iterator[str]:
+    """What is of another type than Calico writes: whoever counts or compares it would stumble."""
+    for name in ("affinity", "hostAffinity"):
+        if not isinstance(block.get(name), str | None):
+            yield f"{name} is no text"
+    if not all(isinstance(one, dict) and isinstance(one.get("handle_id"), str | None) for one in attributes):
+        yield "an attribute is no object with a handle"
+    sequence, numbers = block.get("sequenceNumber"), block.get("sequenceNumberForAllocation")
+    if sequence is not None and not _is_number(sequence):
+        yield "sequenceNumber is no number"
+    if numbers is not None and not (isinstance(numbers, dict) and all(map(_is_number, numbers.values()))):
+        yield "sequenceNumberForAllocation is no object of numbers"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def check(block: Json, cidr: Prefix) -> None:
@@ -106,7 +124,7 @@ def assign(
 ) -> list[Address]:
     """Take up to `count` addresses from the head of the queue, skipping reserved ones."""
     taken: list[int] = []
-    for ordinal in block["unallocated"]:
+    for ordinal in block.get("unallocated") or ():
         if len(taken) == count:
             break
         if not any(prefix.contains(address_at(cidr, ordinal)) for prefix in reserved):
@@ -148,6 +166,7 @@ def release(block: Json, ordinals: Iterable[int]) -> Counter[str]:
     attributes = block.get("attributes") or []
     lost: Counter[str] = Counter()
     numbers = block.get("sequenceNumberForAllocation")
+    block["unallocated"] = block.get("unallocated") or []
     for ordinal in ordinals:
         index = block["allocations"][ordinal]
         if index is None:

@@ -96,7 +96,7 @@ class Reader:
                 self._read_ipam(key, _object(kv.value), kv)
             else:
                 self._read_other(kv.key, _object(kv.value), kv)
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
             self._damaged[subject] = str(error) or type(error).__name__
             if key is not None and key.kind is Kind.BLOCK and key.cidr is not None:
                 self._dark.add(key.cidr)
