@@ -158,6 +158,24 @@ async def test_in_host_local_mode_a_cluster_without_nodes_is_not_believed(tmp_pa
             assert "10.244.1.0/24" in world.originated()
 
 
+async def test_the_copy_is_kept_while_more_is_asked_for_than_the_api_server_has_told(tmp_path: Path) -> None:
+    async with kube_api() as api:
+        api.put(*WEB, node("a", "10.244.1.0/24"))
+        config = api.kubeconfig(tmp_path / "config")
+        pods = pool("pods", "10.244.0.0/16")
+        async with World(config, tmp_path, use_pod_cidr=True).running() as world:
+            world.datastore(HERE, pods, RANGES)
+            await eventually(lambda: world.file.exists() and b"10.96.0.10" in world.file.read_bytes())
+        before = world.file.read_bytes()
+        await api.stop()
+        async with World(config, tmp_path, use_pod_cidr=True).running() as world:
+            world.datastore(HERE, pods)
+            await eventually(lambda: world.originated() == {"10.244.1.0/24"})
+            world.datastore(RANGES)
+            await asyncio.sleep(0.3)  # many times what it takes to write a copy here
+            assert world.file.read_bytes() == before
+
+
 async def test_a_copy_serves_a_start_without_the_api_server(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
