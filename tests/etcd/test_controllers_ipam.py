@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,6 +161,25 @@ async def test_an_address_that_is_given_out_anew_before_the_release_stays(world:
             break
     assert await Mending(world.etcd).release_allocations(cidr, [seen]) == frozenset()
     assert str(address) in await allocated(world.etcd)
+
+
+async def test_without_sequence_numbers_the_handle_tells_whose_an_address_is(world: World) -> None:
+    """Old versions of Calico write none."""
+    from felix_like.datastore.ipam_listing import ipam_state
+    from felix_like.datastore.ipam_mend import Mending
+
+    (address,) = await give(world.etcd, "old", "a")
+    cas = CasStore(world.etcd)
+    cidr = Prefix.within(address, 26)
+    await cas.update(block_key(cidr), lambda block: {**block, "sequenceNumberForAllocation": {}})
+    state = await ipam_state(world.etcd)
+    (seen,) = (one for block in state.blocks for one in block.allocations if one.address == address)
+    assert seen.sequence is None
+    mending = Mending(world.etcd)
+    assert (
+        await mending.release_allocations(cidr, [replace(seen, handle="k8s-pod-network.new")]) == frozenset()
+    )
+    assert await mending.release_allocations(cidr, [seen]) == {address}
 
 
 async def test_a_gone_nodes_addresses_and_blocks_go(world: World) -> None:

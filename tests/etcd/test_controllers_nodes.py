@@ -265,6 +265,24 @@ async def test_an_address_that_ipam_has_given_to_another_node_stays(world: World
     assert str(address) in await allocated(world.etcd)
 
 
+async def test_an_address_that_names_no_node_goes_by_its_endpoints_word(world: World) -> None:
+    """Old versions of Calico's IPAM do not note the node."""
+    (address,) = await give(world.etcd, "web", "d")
+    await put_endpoint(world.etcd, "web", "d", address)
+
+    def without_node(block: dict[str, Any]) -> dict[str, Any]:
+        for attribute in block["attributes"]:
+            attribute["secondary"].pop("node", None)
+        return block
+
+    await CasStore(world.etcd).update(block_key(Prefix.within(address, 26)), without_node)
+    world.api.delete(node("d"))
+    async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):
+        await until(lambda: _left(world, {"a", "b", "c"}))
+    assert await allocated(world.etcd) == {}
+    assert await ipam_holds(world.etcd) == ""
+
+
 async def test_a_block_that_others_borrow_from_stays_with_no_owner(world: World) -> None:
     pool = next(pool for pool in await Ipam(world.etcd).pools() if pool.cidr.version == 4)
     cidr = await Ipam(world.etcd).claim_block("d", pool)
