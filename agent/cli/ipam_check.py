@@ -55,15 +55,15 @@ async def _read(etcd: Client, kubeconfig: str | None) -> tuple[IpamState, list[P
     from felix_like.datastore.ipam_listing import ipam_state
     from felix_like.datastore.kube.access import find_access
 
-    environ = {**os.environ, **({"KUBECONFIG": kubeconfig} if kubeconfig else {})}
-    access = find_access(environ)
-    # Kubernetes first: an address that is given out meanwhile must not look like nobody's.
+    # IPAM first: an address that is given out meanwhile must not look like nobody's.
+    state = await ipam_state(etcd)
+    access = find_access({**os.environ, **({"KUBECONFIG": kubeconfig} if kubeconfig else {})})
     if access is None:
         cluster, source = None, "not asked (no KUBECONFIG): which pods live is not known"
     else:
         cluster = await _cluster(access)
         source = f"{access.source}: {len(cluster.nodes)} nodes, {len(cluster.pods)} pods"
-    return await ipam_state(etcd), [pool.cidr for pool in await Ipam(etcd).pools()], cluster, source
+    return state, [pool.cidr for pool in await Ipam(etcd).pools()], cluster, source
 
 
 async def _cluster(access: Any) -> Cluster:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.keys import handle_key
 from tests.support.controllers import give, put_node, put_pools
 from tests.support.etcd import EtcdMember, etcd
-from tests.support.kube_api import ServedKubeApi
+from tests.support.kube_api import Fault, ServedKubeApi
 from tests.support.kube_objects import node, pod
 
 pytestmark = pytest.mark.etcd
@@ -121,3 +123,27 @@ def test_a_kubernetes_that_does_not_answer_is_one_sentence(member: EtcdMember, t
     assert found.stderr.startswith("Error: ")
     assert str(tmp_path / "nothing") in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_an_address_that_is_given_out_meanwhile_is_no_leak(member: EtcdMember, tmp_path: Path) -> None:
+    """IPAM is read before Kubernetes: whoever has an address by then has been a pod for longer."""
+    web, old = furnish(member)
+
+    async def late() -> None:
+        async with Client(EtcdConfig(endpoints=(member.endpoint,))) as client:
+            await give(client, "late", "a")
+
+    with ServedKubeApi() as served:
+        served.do(lambda api: api.put(node("a"), node("b"), pod("web", "a", web), pod("old", "a", old)))
+        slow = Fault(delay=5, verb="list", resource="pods")
+        served.do(lambda api: api.faults.append(slow))
+        kubeconfig = served.do(lambda api: api.kubeconfig(tmp_path / "kubeconfig"))
+        with ThreadPoolExecutor() as threads:
+            found = threads.submit(check, member, "--kubeconfig", str(kubeconfig), "--show-all-ips")
+            deadline = time.monotonic() + 60
+            while slow.count and time.monotonic() < deadline:
+                time.sleep(0.02)
+            asyncio.run(late())
+            result = found.result(60)
+    assert result.exit_code == 0, result.output
+    assert "No problem found." in result.stdout
