@@ -448,3 +448,28 @@ async def test_garbage_in_etcd_is_named_and_stops_nothing(world: World) -> None:
     found = await world.etcd.get(block_key(bad))
     assert found is not None
     assert found.value == damaged
+
+
+async def test_what_was_written_since_the_look_is_not_mended(world: World) -> None:
+    """A handle that counts ahead of its address, an affinity that is claimed again."""
+    from felix_like.datastore.ipam_listing import ipam_state
+    from felix_like.datastore.ipam_mend import Mending
+
+    cidr = Prefix.parse("10.0.200.0/26")
+    handle, affinity = handle_key("busy"), affinity_key("a", cidr)
+    await world.etcd.put(handle, json.dumps({"block": {str(cidr): 1}}).encode())
+    await world.etcd.put(affinity, b'{"state":"pending"}')
+    state = await ipam_state(world.etcd)
+    (seen,) = (one for one in state.handles if one.name == "busy")
+    (claim,) = (one for one in state.affinities if one.cidr == cidr)
+    await world.etcd.put(handle, json.dumps({"block": {str(cidr): 2}}).encode())
+    await world.etcd.put(affinity, b'{"state":"confirmed"}')
+    mending = Mending(world.etcd)
+    assert not await mending.mend_handle("busy", seen, {})
+    assert not await mending.mend_handle("busy", seen, {cidr: 1})
+    assert not await mending.mend_handle("busy", None, {cidr: 1})
+    assert not await mending.delete_affinity(claim)
+    stored = await world.etcd.get(handle)
+    assert stored is not None
+    assert json.loads(stored.value)["block"] == {str(cidr): 2}
+    assert await world.etcd.get(affinity) is not None
