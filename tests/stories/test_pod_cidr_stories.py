@@ -162,6 +162,9 @@ def test_before_kubernetes_is_heard_nothing_goes_that_was_there_before_our_start
     outcome = world.settle().outcome
     assert not outcome.authoritative
     assert outcome.holding == "the nodes' podCIDRs are not known: Kubernetes has not been heard"
+    assert not any(outcome.holding in str(refusal) for refusal in world.graph.refusals()), (
+        "who follows Kubernetes says that, after a moment"
+    )
     world.graph.on_kubernetes(told(ON_A, ON_B), True)
     world.settle()
     assert world.outcome.authoritative

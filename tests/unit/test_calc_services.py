@@ -133,6 +133,14 @@ def test_the_last_good_copy_counts_once_kubernetes_does_not_answer() -> None:
     assert originated(world.settle()) == {MINE, *RANGES_ALONE}
 
 
+def test_a_copy_that_is_found_after_kubernetes_did_not_answer_counts_as_well() -> None:
+    world = started()
+    world.graph.on_kubernetes_stale("connection refused")
+    world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), False)
+    assert originated(world.settle()) == {MINE, *RANGES_ALONE, WEB_ALONE}
+    assert world.outcome.holding == ""
+
+
 def test_what_kubernetes_said_stays_while_it_is_away() -> None:
     world = started()
     world.graph.on_kubernetes(told(WEB, endpoints("web", here=1)), True)
