@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("tortie-agent", "tortie-speaker")
+ALL = (*UNITS, "tortie-controllers")
 NEWER = ("RestartSteps", "RestartMaxDelaySec")
 """Settings that systemd before 254 does not know, says so, and goes on."""
 
@@ -26,7 +27,7 @@ def unit(name: str) -> dict[str, list[str]]:
     return settings
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", ALL)
 def test_it_is_started_again_for_ever_and_ever_more_slowly(name: str) -> None:
     settings = unit(name)
     assert settings["Restart"] == ["always"]
@@ -64,6 +65,12 @@ def test_each_has_the_one_capability_it_needs() -> None:
         assert settings["CapabilityBoundingSet"] == settings["AmbientCapabilities"] == [capability]
 
 
+def test_the_controllers_have_no_capability() -> None:
+    settings = unit("tortie-controllers")
+    assert settings["CapabilityBoundingSet"] == settings["AmbientCapabilities"] == [""]
+    assert settings["Type"] == ["exec"], "they say nothing to the service manager"
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_it_says_when_it_has_started_and_that_it_is_alive(name: str) -> None:
     settings = unit(name)
@@ -73,13 +80,13 @@ def test_it_says_when_it_has_started_and_that_it_is_alive(name: str) -> None:
     assert not settings["ExecStart"][0].startswith(("/bin/sh", "sh ")), "a shell would be the main process"
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", ALL)
 def test_it_starts_a_command_we_install(name: str) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert unit(name)["ExecStart"][0].split()[-1] in scripts
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_it(name: str) -> None:
     path = ROOT / "deploy/systemd" / f"{name}.service"
