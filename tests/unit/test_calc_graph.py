@@ -164,6 +164,17 @@ def test_a_peer_without_graceful_restart_is_awaited_for_half_a_minute() -> None:
     assert ip(B4) not in world.settle().outcome.awaiting
 
 
+def test_a_peer_that_will_say_end_of_rib_is_awaited_for_longer() -> None:
+    """It may have more to say than goes into half a minute, and what it has not said yet must not go."""
+    world = up(driver(), B4, now=1005.0)
+    world.graph.tick(1036.0)
+    assert ip(B4) in world.settle().outcome.awaiting
+    world.graph.tick(1119.0)
+    assert ip(B4) in world.settle().outcome.awaiting
+    world.graph.tick(1120.0)
+    assert ip(B4) not in world.settle().outcome.awaiting
+
+
 def test_a_replayed_end_of_rib_does_not_count_before_the_replay_is_over() -> None:
     world = driver()
     world.graph.on_resync_begin(1001.0)
