@@ -51,7 +51,7 @@ def encode(value: Json) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     for character, escaped in _AS_GO:
         text = text.replace(character, escaped)
-    return text.encode()
+    return text.encode(errors="backslashreplace")  # half a surrogate pair: back to its escape
 
 
 def decode_object(kv: KeyValue) -> Stored:

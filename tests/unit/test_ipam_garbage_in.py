@@ -14,6 +14,7 @@ import pytest
 
 from felix_like.calc import garbage, upkeep
 from felix_like.datastore import blocks
+from felix_like.datastore.cas import encode
 from felix_like.datastore.errors import KeyValue, Refused
 from felix_like.datastore.ipam_listing import CLUSTER_INFORMATION, CONTROLLERS_CONFIGURATION, Reader
 from felix_like.datastore.keys import affinity_key, block_key, handle_key, resource_key
@@ -125,3 +126,10 @@ def test_what_is_as_calico_writes_it_is_neither() -> None:
     assert blocks.problems(full, CIDR) == []
     assert blocks.release(full, [2]) == {"h": 1}
     assert full["unallocated"] == [2]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udfffy", "\U0001f600", "<\u2028>"])
+def test_what_is_no_character_is_written_as_it_was_read(text: str) -> None:
+    """Half a surrogate pair may stand in any JSON, and no UTF-8 has it: its escape does."""
+    stored = {"spec": {"unknown": text}, text: 1}
+    assert json.loads(encode(stored).decode()) == stored
