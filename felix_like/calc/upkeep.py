@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 from felix_like.calc.garbage import Fate, fate
 from felix_like.model.address import Prefix
-from felix_like.model.ipam_use import Cluster, IpamState, StoredAffinity, StoredHandle, UsedBlock
+from felix_like.model.ipam_use import (
+    WINDOWS_RESERVED,
+    Cluster,
+    IpamState,
+    StoredAffinity,
+    StoredHandle,
+    UsedBlock,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,8 @@ def wrong_handles(state: IpamState) -> tuple[WrongHandle, ...]:
     stored = {handle.name: handle for handle in state.handles}
     found = []
     for name in sorted({*wanted, *stored}):
+        if name.lower() == WINDOWS_RESERVED:
+            continue  # written into each new block of Windows' nodes, and counted nowhere
         handle, counts = stored.get(name), wanted.get(name, {})
         if handle is None:
             if not state.unreadable_blocks:

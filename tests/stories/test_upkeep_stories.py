@@ -8,7 +8,7 @@ from dataclasses import replace
 from felix_like.calc import upkeep
 from felix_like.calc.upkeep import Finding, Sight
 from felix_like.model.address import Prefix
-from felix_like.model.ipam_use import IpamState
+from felix_like.model.ipam_use import WINDOWS_RESERVED, IpamState
 from tests.support.ipam_world import allocated, cluster, running, state, stored_affinity, stored_handle
 
 SETTLE = 900.0
@@ -154,3 +154,11 @@ def test_a_damaged_block_takes_its_handles_out_of_judgement() -> None:
         unreadable_blocks=frozenset([Prefix.parse(dark)]),
     )
     assert handles(ipam) == {}, "nor is one missing that may be counted in there"
+
+
+def test_what_windows_reserves_has_no_handle_and_needs_none() -> None:
+    """Calico puts it into a new block, and counts it nowhere."""
+    reserved = allocated("10.0.0.1", handle=WINDOWS_RESERVED)
+    assert upkeep.wrong_handles(state(reserved, handles=())) == ()
+    counted = stored_handle(WINDOWS_RESERVED, {"10.0.7.0/26": 4})
+    assert upkeep.wrong_handles(state(reserved, handles=(counted,))) == (), "whoever counts it, let it"
