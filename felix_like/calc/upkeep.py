@@ -167,17 +167,10 @@ def stale_affinities(state: IpamState) -> tuple[StaleAffinity, ...]:
 
 def wrong_handles(state: IpamState) -> tuple[WrongHandle, ...]:
     """Handles that count too much or too little, or are missing. Those of damaged blocks are not judged."""
-    wanted: defaultdict[str, dict[Prefix, int]] = defaultdict(dict)
-    for block in state.blocks:
-        for allocation in block.allocations:
-            if allocation.handle and not allocation.cooling:
-                counts = wanted[allocation.handle]
-                counts[block.cidr] = counts.get(block.cidr, 0) + 1
-    stored = {handle.name: handle for handle in state.handles}
+    wanted = _counted(state)
+    stored = {h.name: h for h in state.handles if h.name.lower() != WINDOWS_RESERVED}
     found = []
     for name in sorted({*wanted, *stored}):
-        if name.lower() == WINDOWS_RESERVED:
-            continue  # written into each new block of Windows' nodes, and counted nowhere
         handle, counts = stored.get(name), wanted.get(name, {})
         if handle is None:
             if not state.unreadable_blocks:
@@ -192,6 +185,18 @@ def wrong_handles(state: IpamState) -> tuple[WrongHandle, ...]:
             says = "is marked as deleted" if handle.deleted else f"counts {sum(handle.counts.values())}"
             found.append(WrongHandle(name, handle, counts, "miscounted", f"it {says}, but {_sum(counts)}"))
     return tuple(found)
+
+
+def _counted(state: IpamState) -> Mapping[str, dict[Prefix, int]]:
+    """What each handle should say. What Windows reserves is in its blocks, and in no handle."""
+    wanted: defaultdict[str, dict[Prefix, int]] = defaultdict(dict)
+    for block in state.blocks:
+        for allocation in block.allocations:
+            handle = allocation.handle
+            if handle and handle.lower() != WINDOWS_RESERVED and not allocation.cooling:
+                counts = wanted[handle]
+                counts[block.cidr] = counts.get(block.cidr, 0) + 1
+    return wanted
 
 
 def _sum(counts: Mapping[Prefix, int]) -> str:
