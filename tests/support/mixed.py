@@ -143,7 +143,7 @@ class Host:
         addresses += self.outside_peers
         if not self.is_tortie:
             return self.calico.established(*addresses)
-        if not self.tortie.status()["speaker"]["configured"]:
+        if not self.tortie.status().get("speaker", {}).get("configured"):
             return False  # a session that is another now is about to end
         peers = self.tortie.peers()
         return self.tortie.established(*addresses) and not any(peer["stale"] for peer in peers.values())
