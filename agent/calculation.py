@@ -73,6 +73,7 @@ class Calculation:
         """When the news came that the latest outcome answers, on `clock`."""
         self._asked: set[Address] = set()
         """Next hops whose way is being watched."""
+        self._restarting: frozenset[Address] = frozenset()
         self._peers: frozenset[Address] = frozenset()
         self._sweep: tuple[bool, frozenset[Address], frozenset[Address]] | None = None
 
@@ -102,6 +103,11 @@ class Calculation:
     def awaited(self) -> frozenset[Address]:
         """Peers that may still tell what they told before we started; each for a bounded time."""
         return self._sweep[1] if self._sweep is not None else frozenset()
+
+    @property
+    def restarting(self) -> frozenset[Address]:
+        """Of those awaited, the ones that have just begun, too: they may be waiting for a peer of theirs."""
+        return self._restarting
 
     def speaker_replayed(self) -> None:
         """The speaker has told everything it knows."""
@@ -140,6 +146,7 @@ class Calculation:
         if not self._synced and self._whole(outcome):
             self._synced = True
             self._speaker.full_sync_done()
+        self._restarting = outcome.restarting
         sweep = (outcome.authoritative, outcome.awaiting, self._peers)
         if sweep != self._sweep:
             self._sweep = sweep

@@ -10,7 +10,9 @@ from felix_like.model.address import Address
 from felix_like.model.verdict import No, Verdict, Yes
 
 PATIENCE: Final = 10.0
-"""Seconds after the speaker's first report in which sessions that are not up may still come up."""
+"""Seconds after the speaker's first report in which sessions that are not up may still come up, and peers
+that have just begun, too, may still tell all: one that passes routes on has all of them only when all of its
+own peers have, a dead one among them."""
 
 
 class Readiness:
@@ -53,7 +55,8 @@ class Readiness:
         awaited = sorted(
             address
             for address in self._calculation.awaited
-            if now < self._replayed_at + PATIENCE or self._up(address)
+            if now < self._replayed_at + PATIENCE
+            or (self._up(address) and address not in self._calculation.restarting)
         )
         if awaited:
             return f"{len(awaited)} peers have not told all their routes yet, {awaited[0]} among them"

@@ -9,6 +9,7 @@ import pytest
 from agent.keep import Report
 from agent.readiness import PATIENCE, Readiness
 from agent.timed import Timed
+from felix_like.model.address import Address
 from felix_like.model.verdict import No, Yes
 from tests.support.hands import Hands, calculation, changes
 from tests.support.rib_world import ip, session
@@ -41,12 +42,13 @@ class World:
         self.calculation.speaker_replayed()
         await self.turn()
 
-    async def session(self, *peers: object, whole: bool = True) -> None:
+    async def session(self, *peers: Address, whole: bool = True, restarting: bool = False) -> None:
         for peer in peers:
             self.up.add(peer)
-            self.calculation.graph.on_peer_up(peer, session(str(peer)), self.hands.now)  # type: ignore[arg-type]
+            up = session(str(peer), restarting=restarting)
+            self.calculation.graph.on_peer_up(peer, up, self.hands.now)
             if whole:
-                self.calculation.graph.on_end_of_rib(peer, 4, self.hands.now)  # type: ignore[arg-type]
+                self.calculation.graph.on_end_of_rib(peer, 4, self.hands.now)
         await self.turn()
 
     async def later(self, seconds: float) -> None:
@@ -100,6 +102,20 @@ async def test_a_live_peer_that_is_still_telling_is_waited_for_longer() -> None:
     await world.later(PATIENCE)
     assert world.missing() == "1 peers have not told all their routes yet, 192.0.2.2 among them"
     await world.later(120)  # its restart time: whoever never says End-of-RIB makes nobody wait for ever
+    assert world.missing() == ""
+
+
+async def test_a_peer_that_has_just_begun_may_itself_be_waiting_for_a_dead_one() -> None:
+    """A power cut, a node that does not come back, and a router that all routes are passed on to: the others
+    hold their End-of-RIB back for the dead one's restart time."""
+    world = World()
+    await world.read()
+    await world.replayed()
+    assert "2 peers" in world.missing()
+    await world.session(B4, whole=False, restarting=True)
+    await world.later(PATIENCE - 1)
+    assert "2 peers" in world.missing()
+    await world.later(1)
     assert world.missing() == ""
 
 
