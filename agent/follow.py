@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.calculation import Calculation
+from agent.copy_on_disk import CopyOnDisk
 from felix_like.calc.desire import secret_refs
-from felix_like.datastore import cache
 from felix_like.datastore.client import Client
 from felix_like.datastore.watch import Batch, Event, Informer, InSync, Known, Stale
 from felix_like.model.bgp import SecretRef
 
 log = logging.getLogger(__name__)
 
-SAVE_DELAY = 2.0
-"""Seconds after a change before the snapshot goes to disk: a burst is one write."""
 SECRETS_EVERY = 10.0
 """Seconds between looks at the password files, while any is referred to."""
 
@@ -81,11 +79,10 @@ class Follower:
     ) -> None:
         self._client = client
         self._calculation = calculation
-        self._file = snapshot_file
         self._secrets = secrets
         self._wall = wall
         self._told = told
-        self._changed = asyncio.Event()
+        self.copy = CopyOnDisk(snapshot_file, "last good snapshot", self._worth_keeping, wall)
         self._informer: Informer | None = None
         self._refs: frozenset[SecretRef] = frozenset()
         self._outage = Outage()
@@ -93,23 +90,12 @@ class Follower:
 
     async def run(self) -> None:
         """For ever; the last good snapshot is delivered first, so that a dead etcd stops nothing."""
-        known = await asyncio.to_thread(self._load)
+        known = await asyncio.to_thread(self.copy.load)
         self._informer = Informer(self._client, known=known)
         async with contextlib.aclosing(self._informer.events()) as events:
             async for event in events:
                 self._tell(event)
                 self._calculation.told()
-
-    def _load(self) -> Known | None:
-        for left in self._file.parent.glob(f".{self._file.name}.*"):
-            left.unlink(missing_ok=True)  # half a file of an agent that was killed while it wrote
-        loaded = cache.load(self._file)
-        if loaded.reason:
-            log.warning("last good snapshot: %s", loaded.reason)
-        return loaded.known
-
-    def _save(self, known: Known) -> None:
-        cache.write(self._file, cache.encode(known, self._wall()))
 
     def _tell(self, event: Event) -> None:
         graph = self._calculation.graph
@@ -119,7 +105,7 @@ class Follower:
                 self.read_secrets()
                 self._told()
                 if in_sync:
-                    self._changed.set()
+                    self.copy.changed()
                     self._enter("in-sync")
                 else:
                     log.info("starting from the last good snapshot on disk until etcd answers")
@@ -162,22 +148,8 @@ class Follower:
             if self._refs:
                 self.reread_secrets()
 
-    async def save(self) -> None:
-        """Keep the snapshot on disk up to date. A disk that refuses is said, and stops nothing."""
-        failure = ""
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(SAVE_DELAY)
-            self._changed.clear()
-            known = self._informer.known if self._informer is not None else None
-            if known is None or self._calculation.graph.frozen is not None:
-                continue  # what is locked may be half a migration: the state before it is the good one
-            try:
-                await asyncio.to_thread(self._save, known)
-                failure = ""
-            except OSError as error:
-                # The whole error names a temporary file, each time another one.
-                reason = error.strerror or str(error)
-                if reason != failure:
-                    failure = reason
-                    log.warning("the last good snapshot %s cannot be written: %s", self._file, reason)
+    def _worth_keeping(self) -> Callable[[], Known] | None:
+        known = self._informer.known if self._informer is not None else None
+        if known is None or self._calculation.graph.frozen is not None:
+            return None  # what is locked may be half a migration: the state before it is the good one
+        return lambda: known

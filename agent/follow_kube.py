@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.calculation import Calculation
+from agent.copy_on_disk import CopyOnDisk
 from agent.kube_state import Track
 from felix_like.calc.service_ranges import service_ranges
 from felix_like.calc.snapshot import KubernetesResource
-from felix_like.datastore import cache
 from felix_like.datastore.client import Header
 from felix_like.datastore.errors import KeyValue
 from felix_like.datastore.kube.client import KubeClient
@@ -28,8 +28,6 @@ from felix_like.model.verdict import Refusal
 
 log = logging.getLogger(__name__)
 
-SAVE_DELAY = 2.0
-"""Seconds after a change before the copy goes to disk: a burst is one write."""
 SUBJECT = "Kubernetes"
 _HISTORY = Header(0, 0, 0)
 """The copy's format is that of the datastore's; Kubernetes has no history that a restart could go on with."""
@@ -50,13 +48,12 @@ class KubeFollower:
     ) -> None:
         self._client = client
         self._calculation = calculation
-        self._file = copy_file
         self.track = track
         self._wall = wall
         self._pace = pace
         self._wanted: tuple[Collection[KubernetesResource], ...] = ()
         self._asked_for = asyncio.Event()
-        self._changed = asyncio.Event()
+        self.copy = CopyOnDisk(copy_file, "last good copy of Kubernetes", self._worth_keeping, wall)
         self._informer: KubeInformer[KubernetesResource] | None = None
         self._heard = False
 
@@ -69,7 +66,7 @@ class KubeFollower:
         self.track.needed(bool(wanted))
         if self._informer is not None:
             self._informer.follow(wanted)
-            self._changed.set()
+            self.copy.changed()
         elif wanted:
             self._asked_for.set()
 
@@ -100,7 +97,8 @@ class KubeFollower:
     async def run(self) -> None:
         """For ever. Nothing is asked before something is wanted."""
         await self._asked_for.wait()
-        known = await asyncio.to_thread(self._load)
+        copied = await asyncio.to_thread(self.copy.load)
+        known = {key: kv.value for key, kv in copied.kvs.items()} if copied is not None else {}
         informer = self._informer = KubeInformer(self._client, self._wanted, known=known, pace=self._pace)
         async with contextlib.aclosing(informer.events()) as events:
             async for event in events:
@@ -116,7 +114,7 @@ class KubeFollower:
                 if self._heard:
                     graph.on_kubernetes(changes, in_sync)
                 if in_sync:
-                    self._changed.set()
+                    self.copy.changed()
                 elif self._informer is not None and self._informer.known is None:
                     log.info("starting from the last good copy of Kubernetes on disk until it answers")
             case InSync():
@@ -132,35 +130,8 @@ class KubeFollower:
         starts, to which no token is known yet."""
         return self._informer is not None and any(map(self._informer.heard, self._wanted))
 
-    # -- the copy --------------------------------------------------------------------------------------
-
-    def _load(self) -> dict[str, bytes]:
-        for left in self._file.parent.glob(f".{self._file.name}.*"):
-            left.unlink(missing_ok=True)  # half a file of an agent that was killed while it wrote
-        loaded = cache.load(self._file)
-        if loaded.reason:
-            log.warning("last good copy of Kubernetes: %s", loaded.reason)
-        return {key: kv.value for key, kv in loaded.known.kvs.items()} if loaded.known is not None else {}
-
-    def _save(self, known: dict[str, bytes]) -> None:
-        kvs = {key: KeyValue(key, value, 0) for key, value in known.items()}
-        cache.write(self._file, cache.encode(Known(_HISTORY, kvs), self._wall()))
-
-    async def save(self) -> None:
-        """Keep the copy up to date. A disk that refuses is said, and stops nothing."""
-        failure = ""
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(SAVE_DELAY)
-            self._changed.clear()
-            known = self._informer.known if self._informer is not None else None
-            if known is None:
-                continue
-            try:
-                await asyncio.to_thread(self._save, known)
-                failure = ""
-            except OSError as error:
-                reason = error.strerror or str(error)
-                if reason != failure:
-                    failure = reason
-                    log.warning("the copy of Kubernetes %s cannot be written: %s", self._file, reason)
+    def _worth_keeping(self) -> Callable[[], Known] | None:
+        known = self._informer.known if self._informer is not None else None
+        if known is None:
+            return None
+        return lambda: Known(_HISTORY, {key: KeyValue(key, value, 0) for key, value in known.items()})

@@ -94,7 +94,7 @@ class KubernetesAccess(Kubernetes):
     def work(self) -> dict[str, Coroutine[Any, Any, None]]:
         return {
             "Kubernetes": self.follower.run(),
-            "Kubernetes copy": self.follower.save(),
+            "Kubernetes copy": self.follower.copy.run(),
             "Kubernetes Secrets": self.secrets.run(),
         }
 

@@ -135,7 +135,7 @@ async def run(settings: Settings) -> None:
     try:
         work = {
             "datastore": follower.run(),
-            "last good snapshot": follower.save(),
+            "last good snapshot": follower.copy.run(),
             "passwords": follower.watch_secrets(),
             "speaker link": link.run(),
             kernel.name: keep(timed, tell=troubles.__setitem__),

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent.calculation import Calculation
-from agent.follow import SAVE_DELAY, Follower
+from agent.copy_on_disk import SAVE_DELAY
+from agent.follow import Follower
 from agent.secret_files import SecretFiles
 from felix_like.datastore.client import Client, Delete, Put
 from felix_like.datastore.config import EtcdConfig
@@ -90,7 +91,7 @@ class World:
     async def running(self) -> AsyncIterator[World]:
         tasks = [
             asyncio.create_task(self.follower.run(), name="run"),
-            asyncio.create_task(self.follower.save(), name="save"),
+            asyncio.create_task(self.follower.copy.run(), name="save"),
         ]
         try:
             yield self
@@ -208,6 +209,25 @@ async def test_a_locked_datastore_is_not_remembered_and_the_state_before_it_coun
         assert second.calculation.graph.frozen is not None
         await write(member, put("ClusterInformation", "default", datastoreReady=True))
         await eventually(lambda: second.file.read_bytes() != good)
+
+
+async def test_an_agent_that_lives_for_a_moment_leaves_what_it_knew(
+    member: EtcdMember, tmp_path: Path
+) -> None:
+    """Twice restarted within seconds, the second time without etcd: it announces all the same."""
+    await write(member, *NODES)
+    for peers in ({"192.0.2.2"}, {"192.0.2.2", "192.0.2.3"}):
+        world = World(member.endpoint, tmp_path)
+        async with world.running():
+            await eventually(
+                lambda world=world, peers=peers: world.state == "in-sync" and world.peers == peers
+            )
+        await write(member, put("Node", "c", bgp={"ipv4Address": "192.0.2.3/24"}))
+    member.kill()
+    last = World(member.endpoint, tmp_path)
+    async with last.running():
+        await eventually(lambda: last.state == "stale")
+        assert last.peers == {"192.0.2.2", "192.0.2.3"}
 
 
 async def test_a_following_agent_keeps_what_it_knows_while_etcd_is_away(

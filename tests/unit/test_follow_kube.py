@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent import follow_kube
+from agent import copy_on_disk
 from agent.follow import StoreState
 from agent.follow_kube import KubeFollower
 from agent.kube_secrets import KubeSecrets, Passwords, Secret, decode
@@ -74,7 +74,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
-        tasks = [asyncio.create_task(self.follower.run()), asyncio.create_task(self.follower.save())]
+        tasks = [asyncio.create_task(self.follower.run()), asyncio.create_task(self.follower.copy.run())]
         try:
             yield self
             for task in tasks:
@@ -88,7 +88,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow_kube, "SAVE_DELAY", 0.01)
+    monkeypatch.setattr(copy_on_disk, "SAVE_DELAY", 0.01)
 
 
 def asked(api: KubeApi) -> set[tuple[str, str]]:
