@@ -59,9 +59,11 @@ def _spread(left: str, right: str, width: int) -> str:
     return f"{left}  {right}"[:width] if len(left) + 2 + len(right) > width else f"{left}    {right}"[:width]
 
 
-def table(fleet: Fleet, now: float) -> list[str]:
-    """Header and a line per node; nothing is cut."""
-    return columns(HEADER, _rows(fleet, now), right=RIGHT).splitlines()
+def table(fleet: Fleet, now: float, width: int | None = None) -> list[str]:
+    """Header and a line per node; nothing is cut. With a width: as on the screen, of any height."""
+    if width is None:
+        return columns(HEADER, _rows(fleet, now), right=RIGHT).splitlines()
+    return [line for lines in _fitted(_rows(fleet, now), width, MOST_LINES[0]) for line in lines]
 
 
 def _rows(fleet: Fleet, now: float) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 EPILOG = """\b
 Examples:
   tortiectl top                 live, until Ctrl-C
-  tortiectl top --once          one table, for pipes and scripts
+  tortiectl top --once          one table; into a pipe nothing is wrapped or left out
   TORTIE_MQTT_URL=mqtt://broker:1883 tortiectl top
 
 \b
@@ -58,6 +58,8 @@ def top(once: bool) -> None:
 
 async def _once(source: Source, fleet: Fleet) -> None:
     import asyncio
+    import shutil
+    import sys
 
     from agent.cli.fleettable import left_out, table
 
@@ -73,7 +75,8 @@ async def _once(source: Source, fleet: Fleet) -> None:
         raise Failed(source.problem)
     if not fleet.nodes:
         warn(f"{source.name}: no node has told anything yet")
-    for line in table(fleet, time.time()):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table(fleet, time.time(), width):
         click.echo(line)
     if fleet.left_out:
         warn(left_out(fleet))

@@ -334,8 +334,14 @@ def start_(who: str) -> None:
     here = Lab.from_environment()
     need_root()
     chosen = members.names(here, who)
+    known = control.units(here)
+    down = [process for process in chosen if known[process].state != "running"]
     control.start(here, chosen)
-    click.echo(f"{' and '.join(chosen)} started")
+    if down:
+        click.echo(f"{' and '.join(down)} started")
+    for process in chosen:
+        if process not in down:
+            click.echo(f"{process} (pid {known[process].pid}) runs already")
 
 
 @lab.command(

@@ -66,7 +66,9 @@ def test_status_fits_a_terminal_whatever_has_died(lab: RealLab) -> None:
     assert "died 1 time, last: killed by SIGKILL" in status
     assert "node-2/speaker is stopped" in status
     assert max(map(len, status.splitlines())) <= 80
-    lab.lab("start", "node-2/speaker")
+    started, runs = lab.lab("start", "node-2").splitlines()
+    assert started == "node-2/speaker started"
+    assert re.fullmatch(r"node-2/agent \(pid \d+\) runs already", runs)
     until(lambda: lab.lab("status").count("4/4    4/4 ") == 3, "every session is established again", 90)
 
 

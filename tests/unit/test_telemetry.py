@@ -569,6 +569,8 @@ def test_what_is_wrong_is_read_to_the_end_on_a_narrow_terminal() -> None:
         assert sentence in words, narrow
     for width in range(20, 120):
         assert max(map(len, screen(fleet, "mqtt://b:1883 tortie", "", NOW, width, 24))) <= width
+    assert table(fleet, NOW, 80) == narrow[2:], "the table alone, in a terminal"
+    assert len(table(fleet, NOW)) == 3, "in a pipe: a line per node"
 
 
 def test_a_node_that_is_gone_has_no_numbers_and_counts_in_no_total() -> None:
