@@ -62,7 +62,8 @@ def account_profile(namespace: str, name: str, raw: Json) -> Copy | Malformed:
 def pod_labels(namespace: str, name: str, raw: Json) -> PodLabels | Malformed | None:
     """None for a pod in the host's network, which has no endpoint. Never raises.
 
-    Whatever labels a pod has itself, it cannot pass for one of another namespace or service account.
+    Whatever labels a pod has itself, Calico's own two tell its namespace and service account. Labels that
+    begin like those which it inherits from these (`pcns.`, `pcsa.`) are copied, as Calico does.
     """
     spec = raw.get("spec")
     spec = spec if isinstance(spec, dict) else {}
