@@ -35,7 +35,7 @@ def find(node: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     names = nodes(run)
     if names:
         raise Failed(f"several agents run below {run}: choose one with --node NAME ({', '.join(names)})")
-    raise Failed(f"there is no agent at {path}: is tortie-agent running?{_lab_hint(environ)}")
+    raise Failed(f"there is no agent at {path}: is tortie-agent running?{lab_here(environ)}")
 
 
 def nodes(run: Path) -> list[str]:
@@ -84,7 +84,8 @@ def _others(run: Path) -> str:
     return ": no agent runs there (TORTIE_RUN_DIR says where to look)"
 
 
-def _lab_hint(environ: Mapping[str, str]) -> str:
+def lab_here(environ: Mapping[str, str] = os.environ) -> str:
+    """The same for somebody who has not said where to look for agents."""
     return "" if environ.get("TORTIE_RUN_DIR") else lab_hint(environ)
 
 

@@ -138,11 +138,14 @@ class SocketSource:
         at_once = asyncio.Semaphore(AT_ONCE)
         while True:
             sockets = self.sockets()
-            self.problem = "" if sockets else f"there is no agent below {self._run}: is tortie-agent running?"
+            self.problem = "" if sockets else self._nobody()
             asked = (self._ask(fleet, tell, at_once, *one) for one in sockets.items())
             fleet.keep_only(set(await asyncio.gather(*asked)))
             self.settled.set()
             await asyncio.sleep(POLL)
+
+    def _nobody(self) -> str:
+        return f"there is no agent below {self._run}: is tortie-agent running?{agentsocket.lab_here()}"
 
     async def _ask(self, fleet: Fleet, tell: Tell, at_once: asyncio.Semaphore, node: str, path: Path) -> str:
         """The name under which the fleet knows it now."""

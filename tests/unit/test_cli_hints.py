@@ -25,8 +25,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said() -> str:
-    result = CliRunner().invoke(tortiectl, ["get", "nodes"])
+def said(*words: str) -> str:
+    result = CliRunner().invoke(tortiectl, words or ("get", "nodes"))
     assert result.exit_code == 1
     return result.stderr
 
@@ -38,9 +38,15 @@ def test_without_an_endpoint_it_says_so_once(lab: Path) -> None:
     assert "lab" not in text
 
 
-def test_where_a_lab_runs_it_says_how_to_reach_it(lab: Path) -> None:
+@pytest.mark.parametrize("words", [("get", "nodes"), ("node", "status"), ("routes",), ("top", "--once")])
+def test_where_a_lab_runs_it_says_how_to_reach_it(
+    words: tuple[str, ...], lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.agentsocket.DEFAULT_RUN_DIR", str(lab / "nobody"))
     (lab / "lab.json").write_text("{}")
-    assert 'A lab runs here: eval "$(tortiectl lab env)"' in said()
+    assert 'A lab runs here: eval "$(tortiectl lab env)"' in said(*words)
+    monkeypatch.setenv("TORTIE_RUN_DIR", str(lab / "nobody"))
+    assert words[0] == "get" or "A lab runs here" not in said(*words)
 
 
 def test_whoever_has_said_where_etcd_is_gets_no_advice(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
