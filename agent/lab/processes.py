@@ -63,6 +63,7 @@ def etcd(lab: Lab) -> Unit:
         namespace=lab.fabric,
         cwd=str(lab.etcd_folder),
         log=str(lab.etcd_folder / "etcd.log"),
+        socket=str(lab.etcd_folder / "client:0"),
         env=_environment(),
         command=[
             "etcd",
@@ -100,6 +101,7 @@ def broker(lab: Lab) -> Unit | None:
         namespace=lab.fabric,
         cwd=str(folder),
         log=str(folder / "mosquitto.log"),
+        socket=str(lab.broker_socket),
         env=_environment(),
         command=["mosquitto", "-c", str(config)],
     )

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab.backoff import Backoff
+from agent.lab.caller import share_with_caller
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+SOCKET_EVERY, SOCKET_LOOKS = 0.1, 100
+"""Seconds between looks for a socket that a process makes after its start, and how many at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,9 @@ class Unit:
     cwd: str
     log: str
     env: dict[str, str] = field(default_factory=dict)
+    socket: str = ""
+    """One that it makes for the host: open to whoever called sudo, and cleared away before each start, as
+    etcd 3.4 does not start where that of a killed life lies."""
 
     def argv(self) -> list[str]:
         if not self.namespace:
@@ -114,6 +120,8 @@ class Process:
         self._retry = None
         self._since = self._clock()
         try:
+            if self.unit.socket:
+                Path(self.unit.socket).unlink(missing_ok=True)
             with Path(self.unit.log).open("ab") as log:
                 child = subprocess.Popen(
                     self.unit.argv(),
@@ -131,6 +139,13 @@ class Process:
         self._child = child
         self._gone.clear()
         asyncio.get_running_loop().add_reader(descriptor, self._exited, descriptor)
+        if self.unit.socket:
+            self._share(child, SOCKET_LOOKS)
+
+    def _share(self, child: subprocess.Popen[bytes], looks: int) -> None:
+        """Give the socket to the caller once it is there."""
+        if self._child is child and looks and not share_with_caller(Path(self.unit.socket)):
+            asyncio.get_running_loop().call_later(SOCKET_EVERY, self._share, child, looks - 1)
 
     def _exited(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.lab import cluster, control, expect, fib, icmp, netns, processes, report, state, sysctls, wiring
+from agent.lab.caller import share_with_caller
 from agent.lab.plan import (
     FABRIC_V4,
     MAX_PODS,
@@ -167,8 +168,6 @@ def start_broker(lab: Lab) -> None:
         deadline = time.monotonic() + BROKER_SECONDS
         while not lab.broker_socket.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        if lab.broker_socket.exists():
-            share_with_caller(lab.broker_socket)
         current.result = f"mqtt://{FABRIC_V4}:{MQTT_PORT}"
 
 
@@ -222,14 +221,6 @@ def ping_all(lab: Lab, made: State) -> str:
 
 
 def publish_etcd(lab: Lab) -> None:
-    """A path without etcd's own odd name for it, and open to whoever called sudo."""
+    """A path without etcd's own odd name for it."""
     lab.etcd_socket.unlink(missing_ok=True)
     lab.etcd_socket.symlink_to(Path("etcd") / "client:0")
-    share_with_caller(lab.etcd_folder / "client:0")
-
-
-def share_with_caller(path: Path) -> None:
-    """Under sudo, give the file to the person who called: reading the lab should not need root."""
-    user = os.environ.get("SUDO_UID", "")
-    if user.isdigit() and path.exists():
-        os.chown(path, int(user), -1)

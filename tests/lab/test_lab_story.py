@@ -225,6 +225,19 @@ def test_without_etcd_forwarding_goes_on_and_the_status_says_so(lab: RealLab) ->
     )
 
 
+def test_etcd_is_killed_and_comes_back(lab: RealLab) -> None:
+    """It leaves its sockets lying about."""
+    before = lab.processes()["etcd"]["pid"]
+    ping = lab.ping("node-1-pod-1", "node-2-pod-1", 200, 0.02)
+    lab.lab("kill", "etcd")
+    until(lambda: lab.processes()["etcd"]["pid"] not in (0, before), "etcd runs again")
+    until(lambda: "node-3" in lab.tortiectl("get", "nodes"), "etcd answers the host")
+    until(
+        lambda: all(lab.status(node)["datastore"]["state"] == "in-sync" for node in NODES), "all in sync", 90
+    )
+    assert ping.result() == (200, 200)
+
+
 def test_a_node_comes_and_goes(lab: RealLab) -> None:
     ping = lab.ping("node-1-pod-1", "node-2-pod-1", 400, 0.02)
     since = {node: [peer["since"] for peer in lab.status(node)["peers"]] for node in NODES}

@@ -6,10 +6,13 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,54 @@ def test_a_killed_process_comes_back_and_its_death_is_told(lab: Lab) -> None:
     until(lambda: seen(lab, "node-1/agent").state == "running")
     assert seen(lab, "node-1/agent").pid != first.pid
     assert "ended: killed by SIGKILL; it starts again in" in Path(first.log).read_text()
+
+
+LISTENS = """
+import socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("s.sock")
+listener.listen()
+time.sleep(1000)
+"""
+"""As etcd 3.4: it does not start where the socket of a killed life lies."""
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as asking:
+        return asking.connect_ex(str(path)) == 0
+
+
+def test_what_was_killed_comes_back_though_its_socket_lies_there(lab: Lab) -> None:
+    path = lab.folder / "s.sock"
+    listens = replace(unit(lab.folder, "etcd", sys.executable, "-c", LISTENS), socket=str(path))
+    control.add(lab, [listens])
+    until(path.exists)
+    first = seen(lab, "etcd").pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: seen(lab, "etcd").pid not in (0, first))
+    until(lambda: answers(path))
+    assert seen(lab, "etcd").deaths == 1
+
+
+def test_a_socket_belongs_to_whoever_called_sudo_in_every_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid():
+        pytest.skip("only root may give files away")
+    monkeypatch.setenv("SUDO_UID", "65534")
+    folder = Path(tempfile.mkdtemp(prefix="tl"))
+    here = Lab(name="tortie", folder=folder)
+    path = folder / "s.sock"
+    control.launch(here)
+    try:
+        listens = replace(unit(folder, "etcd", sys.executable, "-c", LISTENS), socket=str(path))
+        control.add(here, [listens])
+        until(lambda: path.exists() and path.stat().st_uid == 65534)
+        os.kill(seen(here, "etcd").pid, signal.SIGKILL)
+        until(lambda: seen(here, "etcd").state == "waiting")
+        until(lambda: seen(here, "etcd").state == "running")
+        until(lambda: path.exists() and path.stat().st_uid == 65534)
+    finally:
+        control.end(here)
+        shutil.rmtree(folder)
 
 
 def test_a_command_that_is_not_there_waits_and_says_why(lab: Lab) -> None:
