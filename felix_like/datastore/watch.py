@@ -42,6 +42,8 @@ PROBE_EACH = 1.0
 """Seconds for one endpoint: etcd 3.4 loses the question when the leader changes, so ask again soon."""
 STALE_AFTER = 2.0
 """Seconds of failed attempts before the datastore is called stale."""
+MOST_REASONS = 8
+"""Told of one outage at most."""
 MAX_PAUSE = 2.0
 """Seconds between attempts at most, before jitter."""
 _DECODE_SLICE = 500
@@ -123,7 +125,9 @@ class Informer:
         self._attachment: Attachment | None = None
         self._failures = 0
         self._failing_since = 0.0
-        self._stale: str | None = "not connected yet"
+        self._in_sync = False
+        self._reasons: set[str] = set()
+        """Told since it was in sync."""
 
     @property
     def raw(self) -> Mapping[str, KeyValue]:
@@ -151,10 +155,12 @@ class Informer:
                     if self._attachment is None:
                         batch = await self._catch_up()
                         if batch:
+                            self._reasons.clear()  # whoever hears a batch takes us for in sync
                             yield batch
                         await self._attach()
-                        if self._stale is not None:
-                            self._stale = None
+                        if not self._in_sync:
+                            self._in_sync = True
+                            self._reasons.clear()
                             yield InSync(self._header.revision if self._header else 0)
                     batch = await self._next()
                     self._failures = 0
@@ -350,11 +356,13 @@ class Informer:
         patient = self._failures <= len(self._client.endpoints) and now - self._failing_since < STALE_AFTER
         if isinstance(error, Compacted) or (patient and not lasting):
             return None
-        first = self._stale is None or self._failures <= len(self._client.endpoints) + 1
-        if not first and type(error).__name__ == self._stale:
+        self._in_sync = False
+        reason = str(error)
+        # The first one may be how the connection broke, and the next how things are. They may alternate.
+        if reason in self._reasons or len(self._reasons) >= MOST_REASONS:
             return None
-        self._stale = type(error).__name__
-        return Stale(str(error))
+        self._reasons.add(reason)
+        return Stale(reason)
 
     async def _pause(self) -> None:
         """Jittered exponential backoff; the first retry is nearly at once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from felix_like.datastore.client import Client
@@ -61,7 +63,12 @@ async def test_survives_kill_9_and_a_restart() -> None:
                 await eventually(lambda: follower.stale)
                 assert follower.stale is not None
                 assert member.endpoint in follower.stale
+                # The end of a connection is told in many words; what stays on the screen is how things are.
+                await eventually(lambda: follower.stale and "Connection refused" in follower.stale)
                 assert len(follower.state) == 5, "an outage takes nothing away"
+                await asyncio.sleep(5)
+                told = [event.reason for event in follower.events if isinstance(event, Stale)]
+                assert len(told) == len(set(told)), "each reason once, not at every attempt"
                 member.start()
                 member.wait_ready()
                 await client.put(node_key(1), node_value(1, generation=2))
