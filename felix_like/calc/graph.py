@@ -158,10 +158,15 @@ class CalcGraph:
                 self._tables.paths.dirty.update(rib.paths)
         self._tables.saw_router_id(peer)
 
-    def on_peer_down(self, peer: Address, now: float, *, graceful: bool, reason: str) -> None:  # noqa: ARG002
-        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye."""
+    def on_peer_down(self, peer: Address, now: float, *, graceful: bool, reason: str) -> int:  # noqa: ARG002
+        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye.
+
+        Returns how many of its paths stay until it is back. Those that it had not announced again since its
+        last restart do not (RFC 4724 section 4.2).
+        """
         rib = self._rib(peer, now)
         self._tables.paths.forget(rib.lost(now, graceful=graceful))
+        return len(rib.stale)
 
     def on_peer_gone(self, peer: Address) -> None:
         """The speaker no longer has this neighbor: nothing of it is kept."""

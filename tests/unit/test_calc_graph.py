@@ -75,6 +75,18 @@ def test_a_peer_that_does_not_come_back_loses_its_paths_at_its_restart_time() ->
     assert world.settle().fib() == {}
 
 
+def test_what_a_peer_had_not_announced_again_when_it_restarts_anew_is_gone_and_the_count_says_so() -> None:
+    world = up(driver(ON_B), B4, X, Y)
+    assert world.graph.on_peer_down(ip(B4), 1010.0, graceful=True, reason="connection reset") == 2
+    up(world, B4, X, now=1011.0)
+    assert world.graph.on_peer_down(ip(B4), 1012.0, graceful=True, reason="connection reset") == 1
+    assert world.settle().fib() == {X: f"via {B4}"}
+    assert world.graph.on_peer_down(ip(B4), 1013.0, graceful=True, reason="no session") == 1, (
+        "a failed attempt"
+    )
+    assert world.settle().fib() == {X: f"via {B4}"}
+
+
 def test_a_goodbye_takes_the_paths_along() -> None:
     world = up(driver(ON_B), B4, X, Y)
     world.graph.on_peer_down(ip(B4), 1010.0, graceful=False, reason="notification received (6,2)")

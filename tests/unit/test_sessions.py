@@ -57,8 +57,9 @@ class Graph:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **named: Any) -> None:
+        def call(*arguments: Any, **named: Any) -> int:
             self.calls.append((name, *arguments, *([named] if named else [])))
+            return 7
 
         return call
 
@@ -211,7 +212,7 @@ def test_the_log_tells_sessions_that_come_and_go(caplog: pytest.LogCaptureFixtur
     Hearing().hear(UP, PeerDown(B, "hold timer expired", True), PeerDown(B, "Cease", False), PeerGone(B))
     assert caplog.messages == [
         "peer 192.0.2.2: session established",
-        "peer 192.0.2.2: session lost: hold timer expired; its routes are kept while it restarts",
+        "peer 192.0.2.2: session lost: hold timer expired; routes kept while it restarts: 7",
         "peer 192.0.2.2: session lost: Cease",
         "peer 192.0.2.2: no longer configured",
     ]
