@@ -1,6 +1,7 @@
 """`tortie-speaker`: holds the BGP sessions of one node and forwards between peers and agent.
 
-It survives the agent: sessions and adverts stay for `--agent-hold` seconds. When it is itself
+It survives the agent: sessions and adverts stay for `--agent-hold` seconds. When it begins, it waits a
+little for an agent to have something to say (`--first-agent`). When it is itself
 restarted (SIGTERM, SIGINT, a crash) peers with graceful restart keep their routes, because no
 NOTIFICATION is sent; SIGUSR1 is the real shutdown, with a Cease to every peer.
 """
@@ -46,6 +47,8 @@ class Speaker:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._config: Path = arguments.config
+        self._first_agent: float = arguments.first_agent
+        self._begun_with_peers = False
         self._agent_hold: float = arguments.agent_hold
         self._boot = secrets.token_hex(8)
         self._reader = Reader(adapter.parse)
@@ -66,10 +69,9 @@ class Speaker:
     async def run(self) -> None:
         # First the socket: where another speaker is running, not one connection may be touched.
         await self._agents.start()
-        if self._config.exists():
-            self.load(self._config)
-        else:
+        if not self._config.exists():
             _logger.info("%s is not there yet: waiting for the agent", self._config)
+        self._loop.call_later(self._first_agent, self._begin)
         self._absent()
         ticker = self._loop.create_task(self._tick(), name="tick")
         notifier = Notifier(os.environ)
@@ -99,8 +101,16 @@ class Speaker:
         self._farewell = _FAREWELL if cease else 0.0
         self.done.set()
 
+    def _begin(self) -> None:
+        """The first sessions: once an agent is there, as what a peer kept of us must not wait for what the
+        agent has to say. A session that ends before we have announced anything takes it along (RFC 4724
+        section 4.2), and a process that dies at once may well die twice."""
+        if not self._begun_with_peers and self._config.exists():
+            self.load(self._config)
+
     def load(self, path: Path) -> ConfigApplied:
         """Read the configuration and change what differs; on any error nothing changes."""
+        self._begun_with_peers = True
         try:
             if path.stat().st_size > MAX_CONF:
                 raise ConfError(f"larger than {MAX_CONF >> 20} MiB")
@@ -155,6 +165,7 @@ class Speaker:
             _logger.info("the agent is back: sessions are built again")
             for driver in self._drivers.values():
                 driver.resume()
+        self._begin()
         hello = Hello(VERSION, os.getpid(), self._boot, adapter.EXABGP_VERSION)
         feed = Feed(hello, self._table.peers.values())
         self._table.connected(feed)
@@ -235,6 +246,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=50_000,
         help="prefixes at most from one peer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--first-agent",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long the first sessions wait for an agent (default: %(default)s)",
     )
     parser.add_argument(
         "--agent-hold",

@@ -156,6 +156,44 @@ def test_both_are_killed(mesh: Mesh) -> None:
         mesh.wait()
 
 
+def test_both_are_killed_and_once_more_before_the_agent_has_said_anything(mesh: Mesh) -> None:
+    """Neighbours let go of what a session that ends has not announced again (RFC 4724 section 4.2): so no
+    session is built before there is an agent."""
+    node = mesh.nodes[0]
+    with mesh.pinging():
+        node.kill_agent()
+        node.kill_speaker()
+        (node.folder / "speaker.sock").unlink()
+        said = len(node.speaker_log)
+        node.start_speaker("--first-agent", "60")
+        until((node.folder / "speaker.sock").exists, node.folder)
+        time.sleep(1)
+        assert "established" not in node.speaker_log[said:]
+        node.kill_speaker()
+        node.start_speaker()
+        node.start_agent()
+        mesh.wait()
+
+
+def test_a_speaker_without_an_agent_builds_its_sessions_all_the_same(mesh: Mesh) -> None:
+    node, other = mesh.nodes
+    with mesh.pinging():
+        node.kill_agent()
+        since = other.peers()[v4(node.number)]["since"]
+        node.kill_speaker()
+        node.start_speaker()
+        until(
+            lambda: (
+                other.peers()[v4(node.number)]["since"] > since
+                and other.established(v4(node.number), v6(node.number))
+            ),
+            other.peers,
+            40,
+        )
+        node.start_agent()
+        mesh.wait()
+
+
 def test_a_neighbour_is_killed(mesh: Mesh) -> None:
     node = mesh.nodes[0]
     node.wait_route(block4(BIRD, 1), v4(BIRD))

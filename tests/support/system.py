@@ -209,16 +209,16 @@ class Node:
         self.agent: subprocess.Popen[Any] | None = None
         (folder / "secrets").mkdir(parents=True)
 
-    def start_speaker(self) -> None:
-        self.speaker = self._start("tortie-speaker")
+    def start_speaker(self, *options: str) -> None:
+        self.speaker = self._start("tortie-speaker", *options)
 
     def start_agent(self) -> None:
         self.agent = self._start("tortie-agent")
 
-    def _start(self, command: str) -> subprocess.Popen[Any]:
+    def _start(self, command: str, *options: str) -> subprocess.Popen[Any]:
         with (self.folder / f"{command}.log").open("ab") as log:
             return self.where.start(
-                str(BIN / command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                str(BIN / command), *options, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=os.environ | self.settings,
             )  # fmt: skip
 
