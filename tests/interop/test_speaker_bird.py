@@ -386,7 +386,7 @@ async def test_two_speakers_both_active_settle_on_one_connection(net: Fabric, tm
 async def test_without_an_agent_for_too_long_sessions_are_ceased(net: Fabric, tmp_path: Path) -> None:
     us, them = net.node(1), net.node(2)
     bird = Bird(them, tmp_path / "bird", "192.0.2.2", bgp("tortie", "192.0.2.2", US4, graceful=60))
-    speaker = SpeakerProcess(us, tmp_path, peer(2), options=("--agent-hold", "2"))
+    speaker = SpeakerProcess(us, tmp_path, peer(2), options=("--agent-hold", "2", "--first-agent", "0"))
     bird.wait_established("tortie")
     await until(lambda: "administrative shutdown" in bird.log.lower())
     assert bird.state("tortie") != "Established"
