@@ -34,26 +34,6 @@ class StoreState:
     reason: str = ""
 
 
-MOST_REASONS = 8
-"""Said of one outage at most."""
-
-
-class Outage:
-    """Which reasons were said since all was well: etcd's may alternate every two seconds."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def is_news(self, reason: str) -> bool:
-        if reason in self._said or len(self._said) >= MOST_REASONS:
-            return False
-        self._said.add(reason)
-        return True
-
-    def over(self) -> None:
-        self._said.clear()
-
-
 class Secrets(Protocol):
     """Where passwords come from."""
 
@@ -85,7 +65,6 @@ class Follower:
         self.copy = CopyOnDisk(snapshot_file, "last good snapshot", self._worth_keeping, wall)
         self._informer: Informer | None = None
         self._refs: frozenset[SecretRef] = frozenset()
-        self._outage = Outage()
         self.state = StoreState("connecting", wall())
 
     async def run(self) -> None:
@@ -116,14 +95,11 @@ class Follower:
             case Stale(reason):
                 graph.on_datastore_stale(reason)
                 self._enter("stale", reason)
-                if self._outage.is_news(reason):
-                    log.warning(
-                        "the datastore cannot be followed: %s; forwarding goes on with what is known", reason
-                    )
+                log.warning(
+                    "the datastore cannot be followed: %s; forwarding goes on with what is known", reason
+                )
 
     def _enter(self, state: str, reason: str = "") -> None:
-        if state == "in-sync":
-            self._outage.over()
         if (state, reason) != (self.state.state, self.state.reason):
             since = self.state.since if state == self.state.state else self._wall()
             self.state = StoreState(state, since, reason)

@@ -93,9 +93,9 @@ class Sessions:
                 log.info("peer %s: session established", peer)
             case PeerDown(peer, reason, graceful):
                 self._up.discard(peer)
-                kept = graph.on_peer_down(peer, now, graceful=graceful, reason=reason)
-                hope = f"; routes kept while it restarts: {kept}" if graceful else ""
-                log.warning("peer %s: session lost: %s%s", peer, reason, hope)
+                graph.on_peer_down(peer, now, graceful=graceful)
+                kept = f"; routes kept while it restarts: {graph.stale_paths(peer)}" if graceful else ""
+                log.warning("peer %s: session lost: %s%s", peer, reason, kept)
             case PeerGone(peer):
                 self._up.discard(peer)
                 self._states.pop(peer, None)

@@ -1,9 +1,9 @@
 """`tortie-speaker`: holds the BGP sessions of one node and forwards between peers and agent.
 
-It survives the agent: sessions and adverts stay for `--agent-hold` seconds. When it begins, it waits a
-little for an agent to have something to say (`--first-agent`). When it is itself
-restarted (SIGTERM, SIGINT, a crash) peers with graceful restart keep their routes, because no
-NOTIFICATION is sent; SIGUSR1 is the real shutdown, with a Cease to every peer.
+It survives the agent: sessions and adverts stay for `--agent-hold` seconds; the first sessions wait
+`--first-agent` seconds for one that has something to say. When it is itself restarted (SIGTERM, SIGINT, a
+crash) peers with graceful restart keep their routes, because no NOTIFICATION is sent; SIGUSR1 is the real
+shutdown, with a Cease to every peer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Speaker:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._config: Path = arguments.config
         self._first_agent: float = arguments.first_agent
-        self._begun_with_peers = False
+        self._loaded = False
         self._agent_hold: float = arguments.agent_hold
         self._boot = secrets.token_hex(8)
         self._reader = Reader(adapter.parse)
@@ -102,15 +102,17 @@ class Speaker:
         self.done.set()
 
     def _begin(self) -> None:
-        """The first sessions: once an agent is there, as what a peer kept of us must not wait for what the
-        agent has to say. A session that ends before we have announced anything takes it along (RFC 4724
-        section 4.2), and a process that dies at once may well die twice."""
-        if not self._begun_with_peers and self._config.exists():
+        """Build the first sessions: when an agent comes, or has not come for a while.
+
+        Peers let go of what a restarted speaker has not announced again when its session ends anew (RFC
+        4724 section 4.2): so a pod that dies twice in a row had better have no session in between.
+        """
+        if not self._loaded and self._config.exists():
             self.load(self._config)
 
     def load(self, path: Path) -> ConfigApplied:
         """Read the configuration and change what differs; on any error nothing changes."""
-        self._begun_with_peers = True
+        self._loaded = True
         try:
             if path.stat().st_size > MAX_CONF:
                 raise ConfError(f"larger than {MAX_CONF >> 20} MiB")

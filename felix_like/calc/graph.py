@@ -9,9 +9,10 @@ Times are float seconds of one monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from felix_like.calc import explain as explanation
+from felix_like.calc.backlog import Backlog, locks
 from felix_like.calc.desire import desire
 from felix_like.calc.explain import by_number
 from felix_like.calc.kubernetes import KubernetesChange
@@ -19,11 +20,11 @@ from felix_like.calc.origin import OriginMode
 from felix_like.calc.outcome import Outcome, PathView, PeerCounts, RibCounts
 from felix_like.calc.pod_cidrs import without_blocks
 from felix_like.calc.service_routes import ServiceRoutes
-from felix_like.calc.snapshot import Change, Kind, Snapshot, Touched
+from felix_like.calc.snapshot import Change, Snapshot
 from felix_like.calc.tables import Tables
 from felix_like.calc.waits import Waits
 from felix_like.model.address import Address, IpVersion, Prefix
-from felix_like.model.bgp import BgpConfiguration, ClusterInformation, SecretRef
+from felix_like.model.bgp import BgpConfiguration, SecretRef
 from felix_like.model.desired import Desired, LocalNode, NextHopState, Route, RouteKey
 from felix_like.model.ippool import IPPool
 from felix_like.model.node import Node
@@ -34,28 +35,6 @@ from felix_like.rib.adj_rib_in import AdjRibIn
 from felix_like.rib.session import Session
 
 __all__ = ["CalcGraph", "OriginMode", "Outcome", "PathView", "PeerCounts", "RibCounts", "Session"]
-
-
-@dataclass(slots=True)
-class _Backlog:
-    """What changed in the snapshot since it was last acted on."""
-
-    kinds: set[Kind] = field(default_factory=set)
-    blocks: set[Prefix] = field(default_factory=set)
-    desire: bool = True
-    """`desire` may have another answer."""
-
-    def add(self, touched: Touched, node: str) -> None:
-        self.kinds |= touched.kinds
-        self.blocks |= touched.blocks
-        self.desire |= touched.concerns(node)
-
-
-def _locks(changes: Iterable[Change]) -> bool:
-    return any(
-        isinstance(change.value, ClusterInformation) and not change.value.datastore_ready
-        for change in changes
-    )
 
 
 class CalcGraph:
@@ -79,7 +58,7 @@ class CalcGraph:
         """Why the datastore's answer may be old."""
         self.origin_validation = origin_validation
         self._secrets: Mapping[SecretRef, str] = {}
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
         self._heard = False
         """The datastore, or its last good copy, has said something."""
         self._in_sync = False
@@ -103,7 +82,7 @@ class CalcGraph:
         Before the first time nothing is calculated: a half-read datastore has half the peers.
         """
         changes = tuple(changes)
-        if in_sync and self._heard and self.desired is None and _locks(changes):
+        if in_sync and self._heard and self.desired is None and locks(changes):
             # Locked while we were away: what was right before is what the last good copy says.
             self._recalculate(from_copy=True)
         self._heard = True
@@ -158,15 +137,10 @@ class CalcGraph:
                 self._tables.paths.dirty.update(rib.paths)
         self._tables.saw_router_id(peer)
 
-    def on_peer_down(self, peer: Address, now: float, *, graceful: bool, reason: str) -> int:  # noqa: ARG002
-        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye.
-
-        Returns how many of its paths stay until it is back. Those that it had not announced again since its
-        last restart do not (RFC 4724 section 4.2).
-        """
+    def on_peer_down(self, peer: Address, now: float, *, graceful: bool) -> None:
+        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye."""
         rib = self._rib(peer, now)
         self._tables.paths.forget(rib.lost(now, graceful=graceful))
-        return len(rib.stale)
 
     def on_peer_gone(self, peer: Address) -> None:
         """The speaker no longer has this neighbor: nothing of it is kept."""
@@ -299,6 +273,11 @@ class CalcGraph:
     def peer_counts(self, peer: Address) -> PeerCounts:
         return explanation.peer_counts(self._tables, peer)
 
+    def stale_paths(self, peer: Address) -> int:
+        """How many of a peer's paths stay only until it has announced them again."""
+        rib = self._tables.paths.by_peer.get(peer)
+        return len(rib.stale) if rib is not None else 0
+
     def rib_counts(self) -> RibCounts:
         return explanation.rib_counts(self._tables)
 
@@ -349,7 +328,7 @@ class CalcGraph:
         if self.frozen is not None or answer is None:
             self._freeze()
             return
-        self._backlog = _Backlog(desire=False)
+        self._backlog = Backlog(desire=False)
         self._without_pod_cidrs = self._services.waiting_for_pod_cidrs
         self._authoritative |= self._in_sync and not self._without_pod_cidrs
         ownership = self._tables.ownership

@@ -146,11 +146,7 @@ class Ownership:
 
         A range for load balancers is a pool as well (allowedUses LoadBalancer).
         """
-        service = self.services.longest(prefix)
-        if service is None:  # as nearly always, and asked for each announced prefix
-            return None
-        pool = self.pools.longest(prefix)
-        return service if pool is None or pool.length <= service.length else None
+        return self.services.longest_beside(self.pools, prefix)
 
     @property
     def any_block_size(self) -> bool:

@@ -34,6 +34,7 @@ from felix_like.datastore.client import Client, Header, Listing, decode_key
 from felix_like.datastore.codec import decode
 from felix_like.datastore.errors import Compacted, Denied, EtcdError, KeyValue, Unauthenticated
 from felix_like.datastore.keys import VITAL, WATCHED
+from felix_like.datastore.outage import Outage
 from felix_like.datastore.proto import etcd_pb2 as pb
 
 PROBE_TIMEOUT = 3.0
@@ -42,8 +43,6 @@ PROBE_EACH = 1.0
 """Seconds for one endpoint: etcd 3.4 loses the question when the leader changes, so ask again soon."""
 STALE_AFTER = 2.0
 """Seconds of failed attempts before the datastore is called stale."""
-MOST_REASONS = 8
-"""Told of one outage at most."""
 MAX_PAUSE = 2.0
 """Seconds between attempts at most, before jitter."""
 _DECODE_SLICE = 500
@@ -126,8 +125,7 @@ class Informer:
         self._failures = 0
         self._failing_since = 0.0
         self._in_sync = False
-        self._reasons: set[str] = set()
-        """Told since it was in sync."""
+        self._outage = Outage()
 
     @property
     def raw(self) -> Mapping[str, KeyValue]:
@@ -155,12 +153,12 @@ class Informer:
                     if self._attachment is None:
                         batch = await self._catch_up()
                         if batch:
-                            self._reasons.clear()  # whoever hears a batch takes us for in sync
+                            self._outage.over()  # whoever hears a batch takes us for in sync
                             yield batch
                         await self._attach()
                         if not self._in_sync:
                             self._in_sync = True
-                            self._reasons.clear()
+                            self._outage.over()
                             yield InSync(self._header.revision if self._header else 0)
                     batch = await self._next()
                     self._failures = 0
@@ -358,11 +356,7 @@ class Informer:
             return None
         self._in_sync = False
         reason = str(error)
-        # The first one may be how the connection broke, and the next how things are. They may alternate.
-        if reason in self._reasons or len(self._reasons) >= MOST_REASONS:
-            return None
-        self._reasons.add(reason)
-        return Stale(reason)
+        return Stale(reason) if self._outage.is_news(reason) else None
 
     async def _pause(self) -> None:
         """Jittered exponential backoff; the first retry is nearly at once."""

@@ -58,11 +58,7 @@ class ExportFilter:
 
     def service_range(self, prefix: Prefix) -> Prefix | None:
         """The service range that a prefix lies in, unless it lies in a pool that is more specific."""
-        service = self.services.longest(prefix)
-        if service is None:  # as nearly always, and asked for each announced prefix
-            return None
-        pool = self.pools.longest(prefix)
-        return service if pool is None or pool.length <= service.length else None
+        return self.services.longest_beside(self.pools, prefix)
 
     def refuse(self, prefix: Prefix) -> str | None:
         pools = self.pools.all_matches(prefix)

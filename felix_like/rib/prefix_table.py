@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from felix_like.model.address import Address, Prefix
 
 V = TypeVar("V")
+W = TypeVar("W")
 
 
 class PrefixTable(Generic[V]):
@@ -71,6 +72,14 @@ class PrefixTable(Generic[V]):
                     if found is not None:
                         return found
         return None
+
+    def longest_beside(self, others: PrefixTable[W], prefix: Prefix) -> Prefix | None:
+        """The same, unless one of the others is more specific."""
+        found = self.longest(prefix)
+        if found is None:  # as nearly always, and asked for each announced prefix
+            return None
+        other = others.longest(prefix)
+        return found if other is None or other.length <= found.length else None
 
     def match(self, prefix: Prefix) -> V | None:
         """The value of `longest`."""

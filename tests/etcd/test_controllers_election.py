@@ -199,7 +199,7 @@ async def test_of_many_candidates_one_leads_at_a_time(client: Client) -> None:
             inside += 1
             assert inside == 1
             terms.append(leadership.identity)
-            await leadership.client.put("/work/term", name.encode())
+            await leadership.client.put("/task/term", name.encode())
             inside -= 1
             run.cancel()
             await asyncio.get_running_loop().create_future()
@@ -235,9 +235,9 @@ class Writes:
         self._client = client
 
     async def run(self, leadership: Leadership) -> None:
-        await leadership.client.put("/work/before", b"")
+        await leadership.client.put("/task/before", b"")
         await self._client.delete(LEADER_KEY)
-        await leadership.client.put("/work/after", b"")
+        await leadership.client.put("/task/after", b"")
 
 
 async def test_a_late_write_ends_the_term(client: Client) -> None:
@@ -256,8 +256,8 @@ async def test_a_late_write_ends_the_term(client: Client) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await run
     assert terms == 2
-    assert await client.get("/work/before") is not None
-    assert await client.get("/work/after") is None
+    assert await client.get("/task/before") is not None
+    assert await client.get("/task/after") is None
 
 
 async def test_every_kind_of_write_carries_the_guards(client: Client) -> None:

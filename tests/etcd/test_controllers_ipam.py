@@ -13,7 +13,7 @@ import pytest
 
 from agent.controllers.deeds import Deeds
 from agent.controllers.ipam_gc import IpamController
-from felix_like.datastore.cas import CasStore
+from felix_like.datastore.cas import CasStore, Stored
 from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.ipam import Ipam
@@ -220,13 +220,20 @@ async def test_empty_blocks_go_and_each_node_keeps_one(world: World) -> None:
     assert await ipam_holds(world.etcd) == ""
 
 
-async def test_an_empty_block_that_was_used_since_it_was_looked_at_stays(world: World) -> None:
-    """Empty again by the time of the release: its node uses it. Nothing is written."""
-    ipam = Ipam(world.etcd)
+async def _empty_block(etcd: Client) -> tuple[Prefix, Stored]:
+    """One that node a has just claimed, and what is stored of it."""
+    ipam = Ipam(etcd)
     pool = next(pool for pool in await ipam.pools() if pool.cidr.version == 4)
     cidr = await ipam.claim_block("a", pool)
-    seen = await CasStore(world.etcd).get(block_key(cidr))
+    seen = await CasStore(etcd).get(block_key(cidr))
     assert seen is not None
+    return cidr, seen
+
+
+async def test_an_empty_block_that_was_used_since_it_was_looked_at_stays(world: World) -> None:
+    """Empty again by the time of the release: its node uses it. Nothing is written."""
+    cidr, seen = await _empty_block(world.etcd)
+    ipam = Ipam(world.etcd)
     used = {**seen.value, "sequenceNumber": seen.value["sequenceNumber"] + 2}
     await CasStore(world.etcd).replace(seen.key, used, seen.mod_revision)
     before = (await world.etcd.read("/x"))[0].revision
@@ -238,11 +245,7 @@ async def test_an_empty_block_that_was_used_since_it_was_looked_at_stays(world: 
 
 async def test_an_empty_block_that_an_old_calico_wrote_goes_too(world: World) -> None:
     """Sequence numbers are newer than blocks; nothing that is idle gets one."""
-    ipam = Ipam(world.etcd)
-    pool = next(pool for pool in await ipam.pools() if pool.cidr.version == 4)
-    cidr = await ipam.claim_block("a", pool)
-    seen = await CasStore(world.etcd).get(block_key(cidr))
-    assert seen is not None
+    cidr, seen = await _empty_block(world.etcd)
     old = {name: value for name, value in seen.value.items() if not name.startswith("sequenceNumber")}
     await CasStore(world.etcd).replace(seen.key, old, seen.mod_revision)
     async with office(world.etcd) as leadership, working(world.controller(), leadership=leadership):

@@ -72,7 +72,7 @@ def up(peer: str, now: float = 0.0, **more: Any) -> TELL:
 
 
 def down(peer: str, now: float, *, graceful: bool) -> TELL:
-    return lambda world: world.graph.on_peer_down(ip(peer), now, graceful=graceful, reason="x")
+    return lambda world: world.graph.on_peer_down(ip(peer), now, graceful=graceful)
 
 
 def end_of_rib(peer: str, version: Any = 4) -> TELL:

@@ -18,7 +18,7 @@ from felix_like.datastore.client import Client
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.errors import EtcdError, GuardFailed
 
-WORK = "/work/"
+WORK = "/task/"
 
 
 def say(**words: object) -> None:
@@ -26,7 +26,7 @@ def say(**words: object) -> None:
 
 
 async def count(leadership: Leadership) -> None:
-    """One key, `/work/count`: `{"by": identity, "n": ...}`."""
+    """One key, `/task/count`: `{"by": identity, "n": ...}`."""
     say(leads=True)
     n = 0
     try:

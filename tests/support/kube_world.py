@@ -26,7 +26,7 @@ class KubeWorld:
         wanted = announced(scene.facts.get("told", {}))
         graph = self.driver.graph
         for peer in self._told.keys() - wanted.keys():
-            graph.on_peer_down(ip(peer), 0.0, graceful=False, reason="Cease")
+            graph.on_peer_down(ip(peer), 0.0, graceful=False)
         for peer, paths in wanted.items():
             if peer not in self._told:
                 graph.on_peer_up(ip(peer), session(peer), 0.0)

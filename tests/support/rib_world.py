@@ -140,7 +140,7 @@ class RibWorld:
         wanted = announced(scene.facts.get("told", {}))
         graph = self.driver.graph
         for peer in self._told.keys() - wanted.keys():
-            graph.on_peer_down(ip(peer), 0.0, graceful=False, reason="Cease")
+            graph.on_peer_down(ip(peer), 0.0, graceful=False)
         for peer, paths in wanted.items():
             before = self._told.get(peer)
             if before is None:

@@ -316,7 +316,7 @@ async def test_what_expires_is_taken_without_anybody_telling() -> None:
     made.graph.on_end_of_rib(ip(B4), 4, hands.now)
     made.told()
     await turn()
-    made.graph.on_peer_down(ip(B4), hands.now, graceful=True, reason="reset")
+    made.graph.on_peer_down(ip(B4), hands.now, graceful=True)
     made.told()
     await turn()
     assert hands.last("want")[X] is not None
@@ -335,7 +335,7 @@ async def test_the_timer_itself_rings() -> None:
     made = await synced(hands)
     made.graph.on_peer_up(ip(B4), session(B4, restart_time=1), hands.now)
     made.graph.on_learned(ip(B4), path(B4), [net(X)])
-    made.graph.on_peer_down(ip(B4), hands.now, graceful=True, reason="reset")
+    made.graph.on_peer_down(ip(B4), hands.now, graceful=True)
     hands.now += 0.95
     made.told()
     await turn()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.follow import MOST_REASONS, Outage
+from felix_like.datastore.outage import MOST_REASONS, Outage
 
 
 def test_reasons_that_take_turns_are_said_once_each() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from felix_like.model.bgp import Peer, PeerType
 from felix_like.model.desired import Desired
 from felix_like.model.verdict import No, Verdict, Yes
 from tests.support.rib_world import ip
+from tests.support.unprivileged import unprivileged
 
 OK = Report()
 AGAIN = Report(retry_after=RETRY)
@@ -224,10 +224,10 @@ async def test_a_password_is_in_the_file_only_and_nobody_else_reads_that(world: 
     assert "geheim" not in repr(world.desired.peek())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 async def test_a_directory_that_cannot_be_written_is_said(world: World) -> None:
     world.path.parent.chmod(0o500)
-    assert await world.apply(desired("192.0.2.2")) == AGAIN
+    with unprivileged():
+        assert await world.apply(desired("192.0.2.2")) == AGAIN
     assert "cannot be written" in world.refused()[0]
 
 
