@@ -273,6 +273,7 @@ class PeerTable:
                 known.neighbor = neighbor
                 changed.append(known)
             else:
+                known.neighbor = neighbor
                 unchanged += 1
         return Changes(tuple(added), tuple(removed), tuple(changed), unchanged)
 

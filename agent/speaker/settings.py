@@ -17,14 +17,15 @@ class ConfError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
-    """One neighbor as configured. Two that compare equal need no new session."""
+    """One neighbor as configured. Two that compare equal need no new session: who connects, and the words
+    for it, may differ. So a mesh session goes on as a route reflector's, where nobody waits."""
 
     address: Address
     local_address: Address | None
     asn: Asn
     local_asn: Asn
     router_id: str
-    passive: bool
+    passive: bool = field(compare=False)
     connect_port: int
     listen_port: int | None
     """None: the worker's own default."""

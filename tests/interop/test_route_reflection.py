@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import permutations
+from typing import Any
 
 import pytest
 
 from tests.support.bird import Bird, bgp, static
-from tests.support.system import STATIC, System, block4, block6, pinging, pod4, pod6, until, v4, v6
+from tests.support.netns import Namespace
+from tests.support.system import STATIC, Node, System, block4, block6, pinging, pod4, pod6, until, v4, v6
 
 pytestmark = pytest.mark.interop
 
 REFLECTOR, CLIENTS, BIRD = 5, (1, 9), 3
+NUMBERS = (*CLIENTS, REFLECTOR)
+LABELS = {"route-reflector": "true"}
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
     with System(TORTIE_HOLD_TIME="9") as made:
-        for number in (*CLIENTS, REFLECTOR):
+        for number in NUMBERS:
             made.node(number)
         wait_routes(made)
         yield made
@@ -29,6 +34,33 @@ def wait_routes(system: System, seconds: float = 40) -> None:
         for other in system.nodes.keys() - {number}:
             node.wait_route(block4(other), v4(other), seconds)
             node.wait_route(block6(other), v6(other), seconds)
+
+
+def pairs(system: System, numbers: Iterable[int]) -> list[tuple[Namespace, str, str]]:
+    """From every one of these nodes' pods to every other's, by both families."""
+    return [(system.nodes[a].where, at(a), at(b)) for a, b in permutations(numbers, 2) for at in (pod4, pod6)]
+
+
+def mesh(system: System, *, on: bool) -> None:
+    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": on})
+
+
+def told(system: System, write: Callable[[], None]) -> None:
+    """Write into the datastore, and wait until every node has heard it and its speaker, too."""
+    before = max(node.status()["datastore"]["revision"] for node in system.nodes.values())
+    write()
+    for node in system.nodes.values():
+        until(lambda node=node: heard(node.status(), before), node.status)
+
+
+def sessions(node: Node) -> list[tuple[str, float]]:
+    """State and beginning of its sessions with the two clients."""
+    peers = node.peers()
+    return [(peers[at(n)]["state"], peers[at(n)]["since"]) for n in CLIENTS for at in (v4, v6)]
+
+
+def heard(status: dict[str, Any], before: int) -> bool:
+    return status["datastore"]["revision"] > before and bool(status["speaker"]["configured"])
 
 
 def test_a_block_that_moves_takes_its_route_along(system: System) -> None:
@@ -51,50 +83,48 @@ def test_a_block_that_moves_takes_its_route_along(system: System) -> None:
 
 
 def test_the_mesh_is_switched_off_and_on(system: System) -> None:
-    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False})
+    told(system, lambda: mesh(system, on=False))
     for number, node in system.nodes.items():
-        until(lambda node=node: not node.peers(), node.peers)
+        assert not node.peers()
         until(
             lambda node=node, number=number: set(node.kernel()) == {block4(number), block6(number)},
             node.kernel,
         )
-    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": True})
+    told(system, lambda: mesh(system, on=True))
     wait_routes(system)
 
 
 def test_a_reflector_in_the_place_of_the_mesh(system: System) -> None:
-    """As Calico's documentation says: peerings first, then the mesh goes; no packet is lost on the way."""
+    """In deploy/README's order: BGPPeer, label, cluster ID; then the mesh goes. No packet is lost on the way,
+    and no session with the reflector: those of the mesh go on as the BGPPeer's."""
     etcd, reflector = system.etcd, system.nodes[REFLECTOR]
-    pairs = [
-        (system.nodes[a].where, at(a), at(b)) for a, b in (CLIENTS, CLIENTS[::-1]) for at in (pod4, pod6)
-    ]
-    etcd.resource(
-        "Node",
-        reflector.name,
-        {
-            "bgp": {
-                "ipv4Address": f"{v4(REFLECTOR)}/24",
-                "ipv6Address": f"{v6(REFLECTOR)}/64",
-                "routeReflectorClusterID": "244.0.0.1",
-            }
-        },
-        labels={"route-reflector": "true"},
-    )
-    etcd.resource(
-        "BGPPeer", "clients", {"nodeSelector": "all()", "peerSelector": "route-reflector == 'true'"}
-    )
-    wait_routes(system)
-    for number in CLIENTS:
-        node = system.nodes[number]
-        until(lambda node=node: node.path(block4(10 - node.number), v4(REFLECTOR)), node.peers)
-    with pinging(pairs):
-        etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False})
-        for number in CLIENTS:
-            node = system.nodes[number]
+    others = [system.nodes[number] for number in CLIENTS]
+    since = sessions(reflector)
+    with pinging(pairs(system, NUMBERS)):
+        told(
+            system,
+            lambda: etcd.resource(
+                "BGPPeer", "clients", {"nodeSelector": "all()", "peerSelector": "has(route-reflector)"}
+            ),
+        )
+        told(system, lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS))
+        for node in others:
+            assert node.peers()[v4(REFLECTOR)]["type"] == "node specific"
+        told(
+            system,
+            lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS, routeReflectorClusterID="244.0.0.1"),
+        )
+        for node in others:
+            other = 10 - node.number
+            until(lambda node=node, other=other: node.path(block4(other), v4(REFLECTOR)), node.peers)
+            until(lambda node=node, other=other: node.path(block6(other), v6(REFLECTOR)), node.peers)
+        assert sessions(reflector) == since
+        mesh(system, on=False)
+        for node in others:
             until(lambda node=node: set(node.peers()) == {v4(REFLECTOR), v6(REFLECTOR)}, node.peers)
             wait_routes(system)
-            path = node.path(block4(10 - number), v4(REFLECTOR))
-            assert (path["validity"], path["next_hop"]) == ("valid", v4(10 - number))
+            path = node.path(block4(10 - node.number), v4(REFLECTOR))
+            assert (path["validity"], path["next_hop"]) == ("valid", v4(10 - node.number))
             assert path["best"]
     # A reflector's client that is BIRD, which lies through the reflector: the next hop tells who announces.
     etcd.node("bird", BIRD)
@@ -114,7 +144,7 @@ def test_a_reflector_in_the_place_of_the_mesh(system: System) -> None:
     assert "10.65.9.16/28" not in reflector.kernel()
     assert not node.path("10.65.9.16/28", v4(REFLECTOR))
     assert "10.65.9.16/28" not in node.kernel()
-    with pinging(pairs):
+    with pinging(pairs(system, CLIENTS)):
         reflector.kill_speaker()
         until(lambda: node.path(block4(9), v4(REFLECTOR)).get("stale"), node.peers)
         reflector.start_speaker()
@@ -150,3 +180,26 @@ def test_an_agent_without_a_speaker_says_so(system: System) -> None:
     assert node.kernel()[block4(1)] == v4(1)
     node.start_speaker()
     wait_routes(system)
+
+
+def test_back_to_the_mesh(system: System) -> None:
+    """The same way back: the mesh, then the cluster ID, the label and the BGPPeer go. Nothing is lost."""
+    etcd, reflector = system.etcd, system.nodes[REFLECTOR]
+    others = [system.nodes[number] for number in CLIENTS]
+    until(lambda: reflector.established(*(at(n) for n in CLIENTS for at in (v4, v6))), reflector.peers)
+    since = sessions(reflector)
+    with pinging(pairs(system, NUMBERS)):
+        mesh(system, on=True)
+        one, nine = others
+        until(lambda: one.established(v4(9), v6(9)) and nine.established(v4(1), v6(1)), one.peers)
+        for node in others:
+            other = 10 - node.number
+            until(lambda node=node, other=other: node.path(block4(other), v4(other)), node.peers)
+            until(lambda node=node, other=other: node.path(block6(other), v6(other)), node.peers)
+        told(system, lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS))
+        told(system, lambda: etcd.node(reflector.name, REFLECTOR))
+        told(system, lambda: etcd.drop("BGPPeer", "clients"))
+        wait_routes(system)
+    for node in others:
+        assert node.peers()[v4(REFLECTOR)]["type"] == "node-to-node mesh"
+    assert sessions(reflector) == since

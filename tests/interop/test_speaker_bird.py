@@ -383,6 +383,29 @@ async def test_two_speakers_both_active_settle_on_one_connection(net: Fabric, tm
         assert len(ear_a.of(PeerUp)) <= 2
 
 
+async def test_who_connects_changes_hands_and_no_session_ends(net: Fabric, tmp_path: Path) -> None:
+    us, them = net.node(1), net.node(2)
+    bird = Bird(them, tmp_path / "bird", "192.0.2.2", bgp("tortie", "192.0.2.2", US4, graceful=60))
+    speaker = SpeakerProcess(us, tmp_path, peer(2))
+    async with Listener(speaker.socket) as ear:
+        await ear.until(lambda: ear.up("192.0.2.2"))
+        since = bird.since("tortie")
+        for passive in (True, False, True):
+            speaker.configure(peer(2, passive=passive))
+            assert await ear.link.reload(speaker.config) == ConfigApplied(str(speaker.config), unchanged=1)
+            await asyncio.sleep(0.3)
+        assert bird.since("tortie") == since
+        assert not ear.of(PeerDown)
+        # The next session goes by it: where both sides wait there is none, until one of them need not.
+        bird.configure(bgp("tortie", "192.0.2.2", US4, graceful=60, passive=True))
+        await ear.until(lambda: ear.of(PeerDown))
+        await asyncio.sleep(3)
+        assert not ear.up("192.0.2.2")
+        speaker.configure(peer(2))
+        await ear.link.reload(speaker.config)
+        await ear.until(lambda: ear.up("192.0.2.2"))
+
+
 async def test_without_an_agent_for_too_long_sessions_are_ceased(net: Fabric, tmp_path: Path) -> None:
     us, them = net.node(1), net.node(2)
     bird = Bird(them, tmp_path / "bird", "192.0.2.2", bgp("tortie", "192.0.2.2", US4, graceful=60))

@@ -161,11 +161,12 @@ class Etcd:
     def drop(self, kind: str, name: str) -> None:
         self.delete(resource_key(kind, name))
 
-    def node(self, name: str, number: int, **bgp: Any) -> None:
+    def node(self, name: str, number: int, labels: Mapping[str, str] | None = None, **bgp: Any) -> None:
         self.resource(
             "Node",
             name,
             {"bgp": {"ipv4Address": f"{v4(number)}/24", "ipv6Address": f"{v6(number)}/64"} | bgp},
+            labels=labels or {},
         )
 
     def claim(self, name: str, *cidrs: str) -> None:

@@ -407,6 +407,17 @@ def test_a_configuration_is_compared_peer_by_peer() -> None:
     assert report.unchanged == 1
 
 
+def test_who_connects_changes_without_ending_a_session() -> None:
+    """A route reflector's clients waited for it as members of the mesh; as its clients they need not."""
+    table = a_table("192.0.2.2", "192.0.2.3")
+    changes = table.configure(
+        [a_neighbor("192.0.2.2", passive=True, description="new"), a_neighbor("192.0.2.3")]
+    )
+    assert (changes.added, changes.removed, changes.changed, changes.unchanged) == ((), (), (), 2)
+    now = table.peers[Address.parse("192.0.2.2")].neighbor
+    assert (now.passive, now.description) == (True, "new"), "what the next connection goes by"
+
+
 @pytest.mark.parametrize(
     ("neighbors", "words"),
     [
