@@ -91,10 +91,11 @@ class Sessions:
                 self._forget_notices(peer)
                 graph.on_peer_up(peer, session_of(event), now)
                 log.info("peer %s: session established", peer)
-            case PeerDown(peer, reason, graceful):
+            case PeerDown(peer, reason, graceful, ours):
                 self._up.discard(peer)
-                graph.on_peer_down(peer, now, graceful=graceful)
-                kept = f"; routes kept while it restarts: {graph.stale_paths(peer)}" if graceful else ""
+                graph.on_peer_down(peer, now, graceful=graceful, ours=ours)
+                meanwhile = "until there is a new one" if ours else "while it restarts"
+                kept = f"; routes kept {meanwhile}: {graph.stale_paths(peer)}" if graceful else ""
                 log.warning("peer %s: session lost: %s%s", peer, reason, kept)
             case PeerGone(peer):
                 self._up.discard(peer)

@@ -34,6 +34,8 @@ class Engine(Protocol):
     """`adapter.Session`, as the driver needs it."""
 
     @property
+    def neighbor(self) -> Neighbor: ...
+    @property
     def established(self) -> bool: ...
     @property
     def attached(self) -> bool: ...
@@ -135,10 +137,17 @@ class PeerDriver:
         else:
             io.close()
 
-    def reconfigure(self) -> None:
-        """The entry has a new neighbor: end the session and build another."""
-        self.stop(CONFIG_CHANGE, "other configuration change")
-        self._engine = self._make(self.entry.neighbor, self.entry, False)
+    def reconfigure(self, restarting: bool) -> None:
+        """The entry has a new neighbor: end the session and build another. `restarting` as at the beginning.
+
+        Where only its terms differ nobody lets go of a route meanwhile: it ends without a word, as over a
+        restart of ours (RFC 4724 section 4.2).
+        """
+        engine, neighbor = self._engine, self.entry.neighbor
+        self.entry.renewing = engine.established and engine.graceful and neighbor.renews(engine.neighbor)
+        self.stop(None if self.entry.renewing else CONFIG_CHANGE, "its configuration changed")
+        self.entry.renewing = False
+        self._engine = self._make(neighbor, self.entry, restarting)
         self._begin()
 
     def stop(self, subcode: int | None, reason: str) -> None:

@@ -99,11 +99,11 @@ class Feed:
     def up(self, peer: Told) -> None:
         self._of(peer).up = True
 
-    def down(self, peer: Told, reason: str, graceful: bool) -> None:
+    def down(self, peer: Told, reason: str, graceful: bool, *, ours: bool = False) -> None:
         pending = self._of(peer)
         if pending.down is not None:
-            graceful = graceful and pending.down.graceful
-        pending.down = PeerDown(peer.address, reason, graceful)
+            graceful, ours = graceful and pending.down.graceful, ours and pending.down.ours
+        pending.down = PeerDown(peer.address, reason, graceful, ours)
         pending.up = False
         pending.dirty = {4: {}, 6: {}}
         pending.end_of_rib = set()

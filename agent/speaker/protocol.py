@@ -89,6 +89,8 @@ class PeerDown(msgspec.Struct, frozen=True, tag="peer-down"):
     reason: str
     graceful: bool
     """Graceful restart was negotiated and the session ended by itself: no Cease in either direction."""
+    ours: bool = False
+    """We ended it to build it anew, with other terms: the peer did not restart."""
 
 
 class Learned(msgspec.Struct, frozen=True, tag="learned"):

@@ -46,6 +46,8 @@ class PeerEntry:
         self.rib_in = AdjRibIn()
         self.rib_out = rib_out
         self.negotiation: Negotiation | None = None
+        self.renewing = False
+        """The session ends because another is built with the same peer, on other terms."""
         self.over_limit: int | None = None
         """The count that went over the limit; the driver ceases the session and clears it."""
         self.hold_down = HOLD_DOWN
@@ -137,7 +139,7 @@ class PeerEntry:
         self.rib_in.clear()
         self.rib_out.session_down()
         if was_up and self._table.feed is not None:
-            self._table.feed.down(self, reason, graceful)
+            self._table.feed.down(self, reason, graceful, ours=graceful and self.renewing)
         self._tell()
 
     def on_update(self, update: Update) -> None:

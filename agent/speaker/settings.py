@@ -47,6 +47,17 @@ class Neighbor:
     def is_ebgp(self) -> bool:
         return self.asn != self.local_asn
 
+    def renews(self, before: Neighbor) -> bool:
+        """The same two speakers exchange the same families, on other terms (timers, ports, protection): what
+        they told each other holds while a new session takes the place of the old one."""
+        return self.restart_time > 0 and self._parties == before._parties
+
+    @property
+    def _parties(self) -> tuple[object, ...]:
+        return (
+            self.address, self.asn, self.local_address, self.local_asn, self.router_id, self.families,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negotiation:

@@ -137,10 +137,14 @@ class CalcGraph:
                 self._tables.paths.dirty.update(rib.paths)
         self._tables.saw_router_id(peer)
 
-    def on_peer_down(self, peer: Address, now: float, *, graceful: bool) -> None:
-        """A session ended. `graceful`: the connection broke or the hold timer expired, without a goodbye."""
+    def on_peer_down(self, peer: Address, now: float, *, graceful: bool, ours: bool = False) -> None:
+        """A session ended. `graceful`: the connection broke, without a goodbye. `ours`: by our own doing, to
+        be built anew."""
         rib = self._rib(peer, now)
-        self._tables.paths.forget(rib.lost(now, graceful=graceful))
+        if ours:
+            rib.left(now)
+        else:
+            self._tables.paths.forget(rib.lost(now, graceful=graceful))
 
     def on_peer_gone(self, peer: Address) -> None:
         """The speaker no longer has this neighbor: nothing of it is kept."""

@@ -106,11 +106,15 @@ class AdjRibIn:
         return gone
 
     def speaker_lost(self, now: float) -> None:
-        """Our own speaker is gone: the restart is ours, nothing is the peer's fault."""
+        """Our own speaker is gone, perhaps in the midst of telling."""
+        self._resyncing = False
+        self.left(now)
+
+    def left(self, now: float) -> None:
+        """The session ended by our doing and will be built anew: nothing is the peer's fault."""
         restart = self.session.restart_time if self.session is not None else 0
         self.session = self.established_at = None
         self.end_of_rib.clear()
-        self._resyncing = False
         if self.stale_until is None:
             self._mark(now + (restart or DEFAULT_RESTART_TIME))
         else:

@@ -121,6 +121,25 @@ def test_our_speaker_is_killed(mesh: Mesh) -> None:
         mesh.wait()
 
 
+def test_the_terms_of_every_session_change(mesh: Mesh) -> None:
+    """New timers need new sessions. Both ends know that nobody has restarted: no route goes meanwhile."""
+    since = {node.name: {a: p["since"] for a, p in node.peers().items()} for node in mesh.nodes}
+    with mesh.pinging():
+        mesh.system.etcd.resource("BGPConfiguration", "default", {"nodeMeshMaxRestartTime": "60s"})
+        for node in mesh.nodes:
+            until(
+                lambda node=node: all(
+                    p["since"] > since[node.name][a] and p["state"] == "Established"
+                    for a, p in node.peers().items()
+                ),
+                node.peers,
+                40,
+            )
+        mesh.wait()
+    for node in mesh.nodes:
+        assert "its configuration changed; routes kept until there is a new one: " in node.agent_log
+
+
 def test_our_agent_is_killed(mesh: Mesh) -> None:
     node, other = mesh.nodes
     since = {address: peer["since"] for address, peer in node.peers().items()}

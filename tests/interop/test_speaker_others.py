@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.speaker.protocol import PeerDown, PeerUp
 from tests.support.netns import Fabric, Namespace
 from tests.support.speaker import Listener, SpeakerProcess, adverts, neighbor, via
 
@@ -90,8 +91,35 @@ async def test_gobgp_both_families_ebgp_with_a_password(net: Fabric, tmp_path: P
         assert '"as_paths":[{"segment_type":2,"num":1,"asns":[64512]}]' in gobgp(
             "-j", "global", "rib", "-a", "ipv4"
         ).replace(" ", "")
+        await kept_over_new_terms(
+            speaker,
+            ear,
+            (
+                neighbor(US4, "192.0.2.2", peer_as=65001, password="secret", hold=30),
+                neighbor(US6, "2001:db8::2", peer_as=65001, password="secret", hold=30),
+            ),
+            lambda: "203.0.113.0/26" in rib("ipv4") and "2001:db8:9::/64" in rib("ipv6"),
+        )
         ear.link.advertise(adverts("192.0.2.2", {"203.0.113.0/26": None}))
         await until(lambda: "203.0.113.0/26" not in rib("ipv4"))
+
+
+async def kept_over_new_terms(
+    speaker: SpeakerProcess, ear: Listener, blocks: tuple[str, str], has: Callable[[], bool]
+) -> None:
+    """Other timers: both sessions are built anew, and the peer has our routes all the while (RFC 4724)."""
+    speaker.configure(*blocks)
+    applied = await ear.link.reload(speaker.config)
+    assert len(applied.changed) == 2
+    looks = 0
+    while not all(len(ear.of(PeerUp, peer)) == 2 for peer in ("192.0.2.2", "2001:db8::2")):
+        assert await asyncio.to_thread(has)
+        looks += 1
+        assert looks < 1000
+    assert looks
+    await asyncio.sleep(1)
+    assert await asyncio.to_thread(has)
+    assert [(down.graceful, down.ours) for down in ear.of(PeerDown)] == [(True, True)] * 2
 
 
 FRR = Path("/usr/lib/frr/bgpd")
@@ -177,5 +205,17 @@ async def test_frr_both_families_ibgp(frr_folder: Path, net: Fabric, tmp_path: P
         )
         await until(lambda: "203.0.113.0/26" in vtysh("show bgp ipv4 unicast json"))
         await until(lambda: "2001:db8:9::/64" in vtysh("show bgp ipv6 unicast json"))
+        await kept_over_new_terms(
+            speaker,
+            ear,
+            (
+                neighbor(US4, "192.0.2.2", password="secret", hold=30),
+                neighbor(US6, "2001:db8::2", hold=30),
+            ),
+            lambda: (
+                "203.0.113.0/26" in vtysh("show bgp ipv4 unicast json")
+                and "2001:db8:9::/64" in vtysh("show bgp ipv6 unicast json")
+            ),
+        )
         ear.link.advertise(adverts("2001:db8::2", {"2001:db8:9::/64": None}))
         await until(lambda: "2001:db8:9::/64" not in vtysh("show bgp ipv6 unicast json"))

@@ -9,6 +9,7 @@ While it leads it counts up in its own key, as fast as etcd lets it; each line o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -41,7 +42,15 @@ async def count(leadership: Leadership) -> None:
                 say(failed=str(error))
             await asyncio.sleep(0.005)
     finally:
-        say(over=await once_more(leadership))
+        say(over=await uncancelled(asyncio.ensure_future(once_more(leadership))))
+
+
+async def uncancelled(work: asyncio.Future[str]) -> str:
+    """Its outcome, however often we are cancelled: a refused write may end the term just before the watch."""
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(work)
+    return work.result()
 
 
 async def once_more(leadership: Leadership) -> str:

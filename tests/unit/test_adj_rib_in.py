@@ -139,6 +139,17 @@ def test_when_our_speaker_dies_a_peer_without_graceful_restart_has_half_a_minute
     assert gone(rib.expire(1020 + UNMARKED_WAIT)) == {*V4, V6}
 
 
+def test_a_session_that_we_end_to_build_another_costs_nothing() -> None:
+    rib = up()
+    rib.left(1010)
+    assert rib.stale == {*V4, V6}
+    assert rib.lost(1011, graceful=False) == [], "a failed attempt on the new terms"
+    assert rib.established(replace(GRACEFUL, forwarding=frozenset()), 1020) == []
+    learn(rib, *V4)
+    assert gone(rib.ended(6)) == {V6}
+    assert gone(rib.ended(4)) == set()
+
+
 def test_the_peers_own_restart_after_ours_is_judged_by_its_f_bit_again() -> None:
     rib = up()
     rib.speaker_lost(1010)

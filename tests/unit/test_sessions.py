@@ -102,8 +102,15 @@ class Hearing:
         (Learned(B, path("192.0.2.2"), NLRI), [("on_learned", B, path("192.0.2.2"), NLRI)]),
         (Withdrawn(B, NLRI), [("on_withdrawn", B, NLRI)]),
         (EndOfRib(B, 6), [("on_end_of_rib", B, 6, 77.0)]),
-        (PeerDown(B, "bye", True), [("on_peer_down", B, 77.0, {"graceful": True}), ("stale_paths", B)]),
-        (PeerDown(B, "bye", False), [("on_peer_down", B, 77.0, {"graceful": False})]),
+        (
+            PeerDown(B, "bye", True),
+            [("on_peer_down", B, 77.0, {"graceful": True, "ours": False}), ("stale_paths", B)],
+        ),
+        (PeerDown(B, "bye", False), [("on_peer_down", B, 77.0, {"graceful": False, "ours": False})]),
+        (
+            PeerDown(B, "new terms", True, ours=True),
+            [("on_peer_down", B, 77.0, {"graceful": True, "ours": True}), ("stale_paths", B)],
+        ),
         (PeerGone(B), [("on_peer_gone", B)]),
         (ReplayBegin(), [("on_resync_begin", 77.0)]),
         (ReplayEnd(), [("on_resync_end", set(), 77.0)]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -405,6 +407,30 @@ def test_a_configuration_is_compared_peer_by_peer() -> None:
     assert [str(a) for a in report.removed] == ["192.0.2.4"]
     assert [str(a) for a in report.changed] == ["192.0.2.3"]
     assert report.unchanged == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "renews"),
+    [
+        ({"hold_time": 30}, True),
+        ({"restart_time": 60}, True),
+        ({"restart_time": 0}, False),
+        ({"password": "c2VjcmV0"}, True),
+        ({"incoming_ttl": 255}, True),
+        ({"connect_port": 1790}, True),
+        ({"capabilities": (("asn4", "True"),)}, True),
+        ({"asn": Asn(64600)}, False),
+        ({"local_asn": Asn(64600)}, False),
+        ({"local_address": Address.parse("192.0.2.7")}, False),
+        ({"router_id": "192.0.2.7"}, False),
+        ({"families": (4, 6)}, False),
+    ],
+)
+def test_new_terms_between_the_same_two_keep_what_they_told(changes: dict[str, Any], renews: bool) -> None:
+    """Who gives up graceful restart, or is another speaker, says goodbye."""
+    before, after = a_neighbor(), a_neighbor(**changes)
+    assert before != after
+    assert after.renews(before) == renews
 
 
 def test_who_connects_changes_without_ending_a_session() -> None:
