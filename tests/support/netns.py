@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +116,23 @@ class Fabric:
         node.ip("addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
         node.ip("-6", "addr", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
         node.ip("link", "set", "eth0", "up")
+        self._wait_forwarding(number, node)
         return node
+
+    def _wait_forwarding(self, number: int, node: Namespace) -> None:
+        """The kernel's link watch may be a second late: what is sent before is lost, and ARP asks again only
+        after a second."""
+        deadline = time.monotonic() + 30
+        while not (
+            json.loads(node.ip("-j", "link", "show", "eth0"))[0]["operstate"] == "UP"
+            and self._port_state(number) == "forwarding"
+        ):
+            assert time.monotonic() < deadline, f"{node.name} has no link"
+            time.sleep(0.01)
+
+    def _port_state(self, number: int) -> str:
+        (port,) = json.loads(self.hub.ip("-j", "-d", "link", "show", f"p{number}"))
+        return str(port["linkinfo"]["info_slave_data"]["state"])
 
     def unplug(self, number: int) -> None:
         """Cut a node off; both ends keep their carrier (the bridge port stops forwarding)."""
