@@ -13,6 +13,7 @@ from felix_like.model.address import Address, Prefix
 from felix_like.model.desired import Desired, KernelNextHop
 from felix_like.model.path import Attributes, Path
 from felix_like.model.verdict import Refusal, Validity
+from felix_like.rib.import_policy import is_reflection
 
 
 def path_views(tables: Tables, prefix: Prefix) -> list[PathView]:
@@ -58,6 +59,8 @@ def explain(
         lines.append("no peer announces it")
     lines.append(_route_line(tables, desired, prefix, any(view.used for view in views), device))
     lines.append(_advert_line(tables, prefix))
+    if prefix not in desired.originated:
+        lines.extend(_untold_lines(tables, prefix))
     return lines
 
 
@@ -128,9 +131,24 @@ def _advert_line(tables: Tables, prefix: Prefix) -> str:
         if selected and reason is None and tables.exports.rules.service_range(prefix) is not None:
             reason = "a service of other nodes is passed on with its own next hop only, never with this node"
         return f"advertised to nobody{': ' + reason if reason else ''}"
-    names = sorted(tables.importer.source(peer).name for peer in told)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"advertised to {', '.join(names[:10])}{more}"
+    return f"advertised to {_some(tables.importer.source(peer).name for peer in told)}"
+
+
+def _untold_lines(tables: Tables, prefix: Prefix) -> Iterator[str]:
+    """Who of those that might hear of a learned route does not, and why: a line for each reason."""
+    best = next(iter(tables.loc_rib.selected.get(prefix, ())), None)
+    if best is None or tables.exports.rules.refuse(prefix) is not None:
+        return
+    peers: dict[str, list[str]] = {}
+    for peer, reason in tables.exports.untold(best):
+        peers.setdefault(reason, []).append(tables.importer.source(peer).name)
+    for reason, names in peers.items():
+        yield f"not advertised to {_some(names)}: {reason}"
+
+
+def _some(names: Iterable[str]) -> str:
+    every = sorted(names)
+    return ", ".join(every[:10]) + (f" and {len(every) - 10} more" if len(every) > 10 else "")
 
 
 def kept_out(tables: Tables, path: Path) -> str | None:
@@ -187,7 +205,9 @@ def peer_refusals(tables: Tables) -> Iterator[Refusal]:
                 "were left out. Correct the peer, or raise its limit "
                 "(annotation tortie/prefix-limit on its BGPPeer)",
             )
-        bad = [path for path in rib.paths.values() if kept_out(tables, path) is not None]
+        bad = [
+            path for path in rib.paths.values() if (no := kept_out(tables, path)) and not is_reflection(no)
+        ]
         if bad and source.peer is not None:
             first = min(bad, key=lambda path: path.prefix)
             more = f" (and {len(bad) - 1} more prefixes refused)" if len(bad) > 1 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from felix_like.model.address import Address, IpVersion, Prefix
 from felix_like.model.bgp import Peer
@@ -142,6 +142,15 @@ class Exports:
                 ):
                     wanted[target.address] = told
         return wanted
+
+    def untold(self, best: Path) -> Iterator[tuple[Address, str]]:
+        """Peers that do not hear of a learned path, each with the reason; its sender is none of them."""
+        source = self._source(best.peer)
+        for peer in self.peers.values():
+            if peer.address != best.peer and best.prefix.version in peer.families:
+                reason = may_learn_from(peer, source) or export(best, source, peer, self.own)
+                if isinstance(reason, str):
+                    yield peer.address, reason
 
     def _own(self, version: IpVersion, attributes: Attributes) -> dict[Address, Attributes]:
         wanted: dict[Address, Attributes] = {}

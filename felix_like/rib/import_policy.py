@@ -54,6 +54,14 @@ class Source:
         return self.peer is not None and self.peer.is_ebgp
 
 
+_REFLECTED_BACK, _CLUSTER_LOOP = "reflected back to us: ", "cluster loop: "
+
+
+def is_reflection(rejection: str) -> bool:
+    """Whether it is what route reflectors do all day (RFC 4456 section 8), and nobody's mistake."""
+    return rejection.startswith((_REFLECTED_BACK, _CLUSTER_LOOP))
+
+
 def refuse_attributes(source: Source, attributes: Attributes, us: Self) -> str | None:
     """Why nothing with these attributes is accepted from this peer; None when something may be."""
     peer = source.peer
@@ -64,13 +72,13 @@ def refuse_attributes(source: Source, attributes: Attributes, us: Self) -> str |
     if not peer.is_ebgp:  # from eBGP both attributes are ignored (RFC 4456 section 8)
         if attributes.originator_id is not None:
             if attributes.originator_id in us.router_ids:
-                return f"reflected back to us: ORIGINATOR_ID {attributes.originator_id} is our router ID"
+                return f"{_REFLECTED_BACK}ORIGINATOR_ID {attributes.originator_id} is our router ID"
             try:
                 dotted(attributes.originator_id)
             except ValueError as problem:
                 return f"ORIGINATOR_ID {problem}"
         if loop := us.cluster_ids.intersection(attributes.cluster_list):
-            return f"cluster loop: our cluster ID {min(loop)} is in CLUSTER_LIST"
+            return f"{_CLUSTER_LOOP}our cluster ID {min(loop)} is in CLUSTER_LIST"
     return _refuse_next_hop(attributes.next_hop, us.addresses)
 
 

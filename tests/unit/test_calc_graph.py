@@ -19,7 +19,7 @@ from tests.support.stories import affinity, bgp_peer, block_on, configuration, k
 A, B, C = (node(name, f"192.0.2.{i}/24", f"fd00::{i}/64") for i, name in enumerate("abc", 1))
 PODS = pool("pods", "10.1.0.0/16")
 X, Y, Z = "10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26"
-B4, C4, TOR = "192.0.2.2", "192.0.2.3", "192.0.2.254"
+B4, C4, R4, TOR = "192.0.2.2", "192.0.2.3", "192.0.2.9", "192.0.2.254"
 ON_B = [*block_on("b", X), *block_on("b", Y)]
 
 
@@ -487,6 +487,34 @@ def test_a_router_id_told_by_a_session_names_the_originator() -> None:
     assert world.fib() == {X: f"via {B4}"}
 
 
+def test_two_reflectors_of_one_cluster_spare_each_other_what_they_would_refuse() -> None:
+    """RFC 4456 section 8. Nor is a refusal to be told what another kind of reflector does not spare us."""
+    ours, theirs = (
+        node(name, f"192.0.2.{number}/24", rr="1.0.0.1", labels={"rr": ""})
+        for name, number in (("a", 1), ("r", 9))
+    )
+    world = up(driver(ON_B, ours, theirs, bgp_peer("rr", peer_selector="has(rr)")), B4, X)
+    assert world.adverts() == {C4: {X}}
+    assert world.graph.explain(net(X))[-2:] == [
+        "advertised to c",
+        "not advertised to r: it would be back in its cluster 1.0.0.1, which the peer reflects for, too",
+    ]
+    world.graph.on_peer_up(ip(R4), session(R4), 1000.0)
+    reflected = path(B4, originator_id=B4, cluster_list=("1.0.0.1",))
+    own = path("192.0.2.1", originator_id="192.0.2.1")
+    world.graph.on_learned(ip(R4), reflected, [net(X)])
+    world.graph.on_learned(ip(R4), own, [net("10.1.1.0/26")])
+    assert world.settle().fib() == {X: f"via {B4}"}
+    assert world.graph.peer_counts(ip(R4)).rejected == 2
+    assert "  not used: cluster loop: our cluster ID 1.0.0.1 is in CLUSTER_LIST" in world.graph.explain(
+        net(X)
+    )
+    assert world.graph.refusals() == ()
+    # Reflectors of clusters of their own are each other's clients.
+    world.graph.on_datastore(changes(replace(theirs, route_reflector_cluster_id="1.0.0.2"), revision=2), True)
+    assert world.settle().adverts() == {C4: {X}, R4: {X}}
+
+
 def test_the_explanation_goes_from_the_datastore_to_the_kernel() -> None:
     world = up(driver(ON_B), B4, X)
     up(world, C4, X)
@@ -500,6 +528,7 @@ def test_the_explanation_goes_from_the_datastore_to_the_kernel() -> None:
         "  not used: origin validation: invalid: b holds block 10.1.0.0/26, but c announces it",
         "route: via 192.0.2.2 dev if2",
         "advertised to nobody",
+        "not advertised to c: learned by iBGP, and neither side is a route reflector client",
     ]
     assert "route: via 192.0.2.2 dev eth0" in world.graph.explain(net(X), {2: "eth0"}.__getitem__)
     assert world.graph.explain(net("198.51.100.0/24")) == [

@@ -358,10 +358,10 @@ def test_a_service_of_another_node_is_never_passed_on_with_this_node_as_next_hop
     explained = world.graph.explain(net("198.51.100.5/32"))
     assert "route: none, it is inside a service range, which every node serves itself" in explained
     if not passed_on:
-        assert explained[-1] == (
+        assert (
             "advertised to nobody: a service of other nodes is passed on with its own next hop only, "
             "never with this node"
-        )
+        ) in explained
 
 
 def test_a_reflector_passes_service_routes_on_as_they_are() -> None:
