@@ -14,6 +14,7 @@ from agent.calculation import Calculation
 from agent.copy_on_disk import CopyOnDisk
 from felix_like.calc.desire import secret_refs
 from felix_like.datastore.client import Client
+from felix_like.datastore.keys import resource_key
 from felix_like.datastore.watch import Batch, Event, Informer, InSync, Known, Stale
 from felix_like.model.bgp import SecretRef
 
@@ -70,6 +71,11 @@ class Follower:
     async def run(self) -> None:
         """For ever; the last good snapshot is delivered first, so that a dead etcd stops nothing."""
         known = await asyncio.to_thread(self.copy.load)
+        own = self._calculation.graph.local.name
+        if known is not None and resource_key("Node", own) not in known.kvs:
+            # All that would follow from it is that this node has no peers.
+            log.warning("the last good snapshot does not know node %s: it is not used", own)
+            known = None
         self._informer = Informer(self._client, known=known)
         async with contextlib.aclosing(self._informer.events()) as events:
             async for event in events:
@@ -125,7 +131,9 @@ class Follower:
                 self.reread_secrets()
 
     def _worth_keeping(self) -> Callable[[], Known] | None:
-        known = self._informer.known if self._informer is not None else None
-        if known is None or self._calculation.graph.frozen is not None:
+        known, graph = self._informer.known if self._informer is not None else None, self._calculation.graph
+        if known is None or graph.frozen is not None:
             return None  # what is locked may be half a migration: the state before it is the good one
+        if graph.local.name not in graph.snapshot.nodes:
+            return None  # not registered yet, or no longer: such a start would end every session
         return lambda: known

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from agent.calculation import Calculation
 from agent.copy_on_disk import SAVE_DELAY
 from agent.follow import Follower
 from agent.secret_files import SecretFiles
+from felix_like.datastore import cache
 from felix_like.datastore.client import Client, Delete, Put
 from felix_like.datastore.config import EtcdConfig
 from felix_like.datastore.keys import resource_key
@@ -209,6 +211,37 @@ async def test_a_locked_datastore_is_not_remembered_and_the_state_before_it_coun
         assert second.calculation.graph.frozen is not None
         await write(member, put("ClusterInformation", "default", datastoreReady=True))
         await eventually(lambda: second.file.read_bytes() != good)
+
+
+async def test_nothing_is_remembered_that_does_not_know_this_node(
+    member: EtcdMember, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent that is killed just when it has registered itself would end all sessions in its next life."""
+    own, other = NODES
+    await write(member, other)
+    first = World(member.endpoint, tmp_path)
+    async with first.running():
+        await eventually(lambda: first.state == "in-sync")
+        await asyncio.sleep(0.5)
+        assert not first.file.exists()
+        await write(member, own)
+        await eventually(first.file.exists)
+        good = first.file.read_bytes()
+        async with Client(EtcdConfig(endpoints=(member.endpoint,))) as client:
+            await client.txn((), (Delete(own.key),))
+        await eventually(lambda: first.peers == set())
+        await asyncio.sleep(SAVE_DELAY + 0.5)
+        assert first.file.read_bytes() == good
+    loaded = cache.load(first.file).known
+    assert loaded is not None
+    less = replace(loaded, kvs={key: kv for key, kv in loaded.kvs.items() if key != own.key})
+    cache.write(first.file, cache.encode(less, UNIX))
+    member.kill()
+    second = World(member.endpoint, tmp_path)
+    async with second.running():
+        await eventually(lambda: second.state == "stale")
+        assert second.peers is None, "nothing is wanted, and nothing unwanted"
+        assert "does not know node a: it is not used" in caplog.text
 
 
 async def test_an_agent_that_lives_for_a_moment_leaves_what_it_knew(

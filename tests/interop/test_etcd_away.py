@@ -47,7 +47,7 @@ def test_etcd_is_killed_and_everything_of_a_node_restarted_without_it(
     one.wait_route(block4(9, 1), v4(9))
     # Saved two seconds after the last change.
     until(
-        lambda: b"10.65.9.64-26" in saved(one) and b"10.65.1.0-26" in saved(other), "the snapshot is on disk"
+        lambda: b"10.65.9.64-26" in saved(one) and b"10.65.9.64-26" in saved(other), "the snapshot is on disk"
     )
     with both_ways(one, other):
         system.etcd.kill()

@@ -362,6 +362,10 @@ class System:
 
     def close(self) -> None:
         self.fabric.close()
+        if keep := os.environ.get("TORTIE_TEST_KEEP"):  # logs and files of every System, for who looks
+            shutil.copytree(
+                self.folder, Path(keep) / self.folder.name, ignore=shutil.ignore_patterns("*.sock", "etcd")
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -370,10 +374,6 @@ class System:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and (keep := os.environ.get("TORTIE_TEST_KEEP")):
-            shutil.copytree(
-                self.folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "etcd")
-            )
         self.close()
 
 
