@@ -41,8 +41,8 @@ def test_all_answered(hosts) -> None:  # type: ignore[no-untyped-def]
     traffic.start()
     more(traffic)
     tally = traffic.stop()
-    assert tally.lost == 0
     assert tally.losses() == []
+    assert tally.lost == 0
     assert tally.least >= 60
     assert tally.sent == sum(pair.sent for pair in tally.pairs)
     assert pairs(tally) == {

@@ -364,7 +364,9 @@ class System:
         self.fabric.close()
         if keep := os.environ.get("TORTIE_TEST_KEEP"):  # logs and files of every System, for who looks
             shutil.copytree(
-                self.folder, Path(keep) / self.folder.name, ignore=shutil.ignore_patterns("*.sock", "etcd")
+                self.folder,
+                Path(keep) / self.folder.name,
+                ignore=shutil.ignore_patterns("*.sock", "*.ctl", "etcd"),
             )
         shutil.rmtree(self.folder, ignore_errors=True)
 
