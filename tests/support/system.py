@@ -363,11 +363,7 @@ class System:
     def close(self) -> None:
         self.fabric.close()
         if keep := os.environ.get("TORTIE_TEST_KEEP"):  # logs and files of every System, for who looks
-            shutil.copytree(
-                self.folder,
-                Path(keep) / self.folder.name,
-                ignore=shutil.ignore_patterns("*.sock", "*.ctl", "etcd"),
-            )
+            shutil.copytree(self.folder, Path(keep) / self.folder.name, ignore=_not_kept)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -377,6 +373,10 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _not_kept(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "etcd" or (Path(folder) / name).is_socket()]
 
 
 class Ping:
