@@ -144,7 +144,9 @@ class PeerDriver:
         restart of ours (RFC 4724 section 4.2).
         """
         engine, neighbor = self._engine, self.entry.neighbor
-        self.entry.renewing = engine.established and engine.graceful and neighbor.renews(engine.neighbor)
+        # One that is not established yet may be the next try of one that was: no Cease there, either.
+        quietly = engine.graceful or not engine.established
+        self.entry.renewing = quietly and neighbor.renews(engine.neighbor)
         self.stop(None if self.entry.renewing else CONFIG_CHANGE, "its configuration changed")
         self.entry.renewing = False
         self._engine = self._make(neighbor, self.entry, restarting)
