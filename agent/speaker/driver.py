@@ -80,6 +80,8 @@ class PeerDriver:
         self._open_socket = open_socket
         self._first_retry = first_retry
         self._engine = make(entry.neighbor, entry, restarting)
+        self._restarting = restarting
+        """Until the first session: what the OPEN says then is of this process, not of a connection."""
         self._fd = -1
         self._writing = False
         self._scheduled = False
@@ -137,8 +139,8 @@ class PeerDriver:
         else:
             io.close()
 
-    def reconfigure(self, restarting: bool) -> None:
-        """The entry has a new neighbor: end the session and build another. `restarting` as at the beginning.
+    def reconfigure(self) -> None:
+        """The entry has a new neighbor: end the session and build another.
 
         Where only its terms differ nobody lets go of a route meanwhile: it ends without a word, as over a
         restart of ours (RFC 4724 section 4.2).
@@ -149,7 +151,7 @@ class PeerDriver:
         self.entry.renewing = quietly and neighbor.renews(engine.neighbor)
         self.stop(None if self.entry.renewing else CONFIG_CHANGE, "its configuration changed")
         self.entry.renewing = False
-        self._engine = self._make(neighbor, self.entry, restarting)
+        self._engine = self._make(neighbor, self.entry, self._restarting)
         self._begin()
 
     def stop(self, subcode: int | None, reason: str) -> None:
@@ -219,6 +221,7 @@ class PeerDriver:
             return
         if engine.established and self._established_at is None:
             self._established_at = self._loop.time()
+            self._restarting = False
             self.kick()  # End-of-RIB may be due
         if self._parked is not None:
             self._resolve_collision()

@@ -131,7 +131,7 @@ class Speaker:
                 self._table.feed.gone(entry)
         self._listeners.update(neighbors)
         for entry in changes.changed:
-            self._drivers[entry.address].reconfigure(self._kept_by(entry))
+            self._drivers[entry.address].reconfigure()
         for entry in changes.added:
             self._drivers[entry.address] = PeerDriver(
                 entry, adapter.Session, adapter.open_socket, restarting=self._kept_by(entry)

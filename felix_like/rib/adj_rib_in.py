@@ -24,6 +24,7 @@ class AdjRibIn:
     __slots__ = (
         "_ours",
         "_resyncing",
+        "_stale_since",
         "end_of_rib",
         "established_at",
         "last_session",
@@ -51,6 +52,8 @@ class AdjRibIn:
         """NLRI refused since the session came up because the peer is past its prefix limit."""
         self._ours = False
         self._resyncing = False
+        self._stale_since = 0.0
+        """When the oldest stale mark was set, while there is any."""
 
     @property
     def complete(self) -> bool:
@@ -99,9 +102,11 @@ class AdjRibIn:
         self.session = self.established_at = None
         self.end_of_rib.clear()
         kept = {_OCTETS[v] for v in session.graceful} if graceful and session.restart_time else set()
-        # Paths still stale from the restart before are not kept twice (RFC 4724 section 4.2).
-        gone = self._sweep([p for p in self.paths if p in self.stale or len(p.network) not in kept])
-        self._mark(now + session.restart_time)
+        # Paths still stale from the restart before are not kept over another (RFC 4724 section 4.2). Who did
+        # not say that it had restarted (the R bit) only lost a connection: that may happen twice in a row.
+        twice = self.stale if session.restarting else ()
+        gone = self._sweep([p for p in self.paths if p in twice or len(p.network) not in kept])
+        self._mark(now, session.restart_time)
         self._ours = False
         return gone
 
@@ -116,7 +121,7 @@ class AdjRibIn:
         self.session = self.established_at = None
         self.end_of_rib.clear()
         if self.stale_until is None:
-            self._mark(now + (restart or DEFAULT_RESTART_TIME))
+            self._mark(now, restart or DEFAULT_RESTART_TIME)
         else:
             self.stale.update(self.paths)
         self._ours = True
@@ -125,7 +130,7 @@ class AdjRibIn:
         """The speaker will tell its whole Adj-RIB-In again; what it does not repeat is gone."""
         self._resyncing = True
         if self.stale_until is None:
-            self._mark(now + DEFAULT_RESTART_TIME)
+            self._mark(now, DEFAULT_RESTART_TIME)
         else:
             self.stale.update(self.paths)
 
@@ -171,8 +176,12 @@ class AdjRibIn:
             if not self.stale:
                 self.stale_until = None
 
-    def _mark(self, until: float) -> None:
+    def _mark(self, now: float, patience: float) -> None:
+        """All is stale, for so many seconds; what was already, no longer than one restart ever takes."""
+        if not self.stale:
+            self._stale_since = now
         self.stale = set(self.paths)
+        until = min(now + patience, self._stale_since + STALE_PATH_TIME)
         self.stale_until = until if self.stale else None
 
     def _be_patient(self, session: Session, now: float) -> None:

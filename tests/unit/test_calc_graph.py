@@ -80,7 +80,7 @@ def test_what_a_peer_had_not_announced_again_when_it_restarts_anew_is_gone_and_t
     graph = world.graph
     graph.on_peer_down(ip(B4), 1010.0, graceful=True)
     assert graph.stale_paths(ip(B4)) == 2
-    up(world, B4, X, now=1011.0)
+    up(world, B4, X, now=1011.0, restarting=True)
     for now in (1012.0, 1013.0):  # the second is an attempt that failed
         graph.on_peer_down(ip(B4), now, graceful=True)
         assert graph.stale_paths(ip(B4)) == 1
