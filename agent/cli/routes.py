@@ -20,8 +20,8 @@ Examples:
   tortiectl routes -o json
 
 \b
-Marks before a path: * best (several: ECMP), s stale (kept over the peer's
-restart), x refused.
+Marks before a path: * best (several: ECMP), s stale (kept until it is
+announced again), x refused.
 """
 
 

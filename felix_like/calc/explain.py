@@ -68,7 +68,7 @@ def _path_lines(tables: Tables, view: PathView) -> Iterator[str]:
     path = view.path
     source = tables.importer.source(path.peer)
     sender = str(path.peer) if source.name == str(path.peer) else f"{source.name} ({path.peer})"
-    stale = ", stale (kept over the peer's restart)" if view.path.stale else ""
+    stale = ", stale (kept until it is announced again)" if view.path.stale else ""
     yield f"path from {sender}: {_attributes(path.attributes)}{stale}"
     yield f"  origin validation: {path.origin.validity}: {path.origin.reason}"
     if view.best:
@@ -128,8 +128,6 @@ def _advert_line(tables: Tables, prefix: Prefix) -> str:
     if not told:
         selected = tables.loc_rib.selected.get(prefix)
         reason = tables.exports.rules.refuse(prefix) if selected else None
-        if selected and reason is None and tables.exports.rules.service_range(prefix) is not None:
-            reason = "a service of other nodes is passed on with its own next hop only, never with this node"
         return f"advertised to nobody{': ' + reason if reason else ''}"
     return f"advertised to {_some(tables.importer.source(peer).name for peer in told)}"
 
@@ -158,6 +156,14 @@ def kept_out(tables: Tables, path: Path) -> str | None:
     if not tables.paths.observing and path.origin.validity is Validity.INVALID:
         return path.origin.reason
     return None
+
+
+def _passes_by(tables: Tables, path: Path) -> bool:
+    """Whether a refused path is what reflectors send everybody all day, and nothing is lacking without it:
+    our own route come back, or one that is in use by another path."""
+    return is_reflection(path.rejection or "") and (
+        path.attributes.next_hop in tables.importer.us.addresses or path.prefix in tables.loc_rib.selected
+    )
 
 
 def peer_counts(tables: Tables, peer: Address) -> PeerCounts:
@@ -205,9 +211,7 @@ def peer_refusals(tables: Tables) -> Iterator[Refusal]:
                 "were left out. Correct the peer, or raise its limit "
                 "(annotation tortie/prefix-limit on its BGPPeer)",
             )
-        bad = [
-            path for path in rib.paths.values() if (no := kept_out(tables, path)) and not is_reflection(no)
-        ]
+        bad = [path for path in rib.paths.values() if kept_out(tables, path) and not _passes_by(tables, path)]
         if bad and source.peer is not None:
             first = min(bad, key=lambda path: path.prefix)
             more = f" (and {len(bad) - 1} more prefixes refused)" if len(bad) > 1 else ""

@@ -135,22 +135,21 @@ class Exports:
         wanted: dict[Address, Attributes] = {}
         for target in targets:
             if version in target.families:
-                told = self._exported(best, target)
-                # Nobody may be sent here for what another node serves: here it ends in no route.
-                if isinstance(told, Attributes) and not (
-                    service and told.next_hop != best.attributes.next_hop
-                ):
+                told = self._exported(best, target, service=service)
+                if isinstance(told, Attributes):
                     wanted[target.address] = told
         return wanted
 
     def untold(self, best: Path) -> Iterator[tuple[Address, str]]:
         """Peers that do not hear of a learned path, each with the reason; its sender is none of them."""
-        source = self._source(best.peer)
+        self.new_round()
+        source, prefix = self._source(best.peer), best.prefix
+        service = self.rules.service_range(prefix) is not None
         for peer in self.peers.values():
-            if peer.address != best.peer and best.prefix.version in peer.families:
-                reason = may_learn_from(peer, source) or export(best, source, peer, self.own)
-                if isinstance(reason, str):
-                    yield peer.address, reason
+            if peer.address != best.peer and prefix.version in peer.families:
+                told = may_learn_from(peer, source) or self._exported(best, peer, service=service)
+                if isinstance(told, str):
+                    yield peer.address, told
 
     def _own(self, version: IpVersion, attributes: Attributes) -> dict[Address, Attributes]:
         wanted: dict[Address, Attributes] = {}
@@ -163,9 +162,12 @@ class Exports:
                 wanted[peer.address] = told
         return wanted
 
-    def _exported(self, best: Path, target: Peer) -> Attributes | str:
+    def _exported(self, best: Path, target: Peer, *, service: bool) -> Attributes | str:
         key = (id(best.attributes), best.peer, target.address)
         told = self._shared.get(key)
         if told is None:
             told = self._shared[key] = export(best, self._source(best.peer), target, self.own)
+        if service and isinstance(told, Attributes) and told.next_hop != best.attributes.next_hop:
+            # Nobody may be sent here for what another node serves: here it ends in no route.
+            return "a service of other nodes is passed on with its own next hop only, never with this node"
         return told

@@ -255,7 +255,6 @@ def session(candidate: Candidate, terms: Terms, own: Own) -> Peer | No:
         and candidate.asn == local_asn
         and remote_cluster_id != own.cluster_id,
         cluster_id=own.cluster_id,
-        remote_cluster_id=remote_cluster_id,
         next_hop_mode=terms.next_hop_mode,
         allowed_local_asns=max(0, resource.num_allowed_local_asns) if resource else 0,
         accepts_pool_routes=resource.accepts_pool_routes if resource else False,

@@ -127,8 +127,6 @@ class Peer:
     route_reflector_client: bool = False
     cluster_id: str = ""
     """Our RFC 4456 cluster ID (dotted quad) when we reflect."""
-    remote_cluster_id: str = ""
-    """The peer's, when it is a node that reflects."""
     next_hop_mode: str = "Auto"
     allowed_local_asns: int = 0
     accepts_pool_routes: bool = False

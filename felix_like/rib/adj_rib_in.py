@@ -118,12 +118,12 @@ class AdjRibIn:
     def left(self, now: float) -> None:
         """The session ended by our doing and will be built anew: nothing is the peer's fault."""
         restart = self.session.restart_time if self.session is not None else 0
-        self.session = self.established_at = None
-        self.end_of_rib.clear()
-        if self.stale_until is None:
+        if self.session is not None or self.stale_until is None:
             self._mark(now, restart or DEFAULT_RESTART_TIME)
         else:
             self.stale.update(self.paths)
+        self.session = self.established_at = None
+        self.end_of_rib.clear()
         self._ours = True
 
     def resync_begin(self, now: float) -> None:

@@ -116,15 +116,12 @@ def export(path: Path, source: Source, target: Peer, own: Mapping[IpVersion, Add
     assert source.session is not None
     cluster_id = target.cluster_id or (source.peer.cluster_id if source.peer is not None else "")
     cluster_id = cluster_id or target.router_id  # RFC 4456 section 7: the router ID is the default
-    cluster_list = (cluster_id, *attributes.cluster_list)
-    if target.remote_cluster_id in cluster_list:  # it would refuse it (section 8): do not even send it
-        return f"it would be back in its cluster {target.remote_cluster_id}, which the peer reflects for, too"
     return replace(
         attributes,
         next_hop=next_hop,
         local_pref=DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref,
         originator_id=attributes.originator_id or source.session.router_id,
-        cluster_list=cluster_list,
+        cluster_list=(cluster_id, *attributes.cluster_list),
     )
 
 

@@ -58,7 +58,7 @@ _REFLECTED_BACK, _CLUSTER_LOOP = "reflected back to us: ", "cluster loop: "
 
 
 def is_reflection(rejection: str) -> bool:
-    """Whether it is what route reflectors do all day (RFC 4456 section 8), and nobody's mistake."""
+    """Whether a reflector sent what has been here before (RFC 4456 section 8)."""
     return rejection.startswith((_REFLECTED_BACK, _CLUSTER_LOOP))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import permutations
 from typing import Any
 
@@ -41,26 +41,24 @@ def pairs(system: System, numbers: Iterable[int]) -> list[tuple[Namespace, str, 
     return [(system.nodes[a].where, at(a), at(b)) for a, b in permutations(numbers, 2) for at in (pod4, pod6)]
 
 
-def mesh(system: System, *, on: bool) -> None:
-    system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": on})
+def mesh(system: System, *, on: bool) -> int:
+    return system.etcd.resource("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": on})
 
 
-def told(system: System, write: Callable[[], None]) -> None:
-    """Write into the datastore, and wait until every node has heard it and its speaker, too."""
-    before = max(node.status()["datastore"]["revision"] for node in system.nodes.values())
-    write()
+def told(system: System, revision: int) -> None:
+    """Wait until every node has heard what was written, and its speaker, too."""
     for node in system.nodes.values():
-        until(lambda node=node: heard(node.status(), before), node.status)
+        until(lambda node=node: heard(node.status(), revision), node.status)
+
+
+def heard(status: dict[str, Any], revision: int) -> bool:
+    return status["datastore"]["revision"] >= revision and bool(status["speaker"]["configured"])
 
 
 def sessions(node: Node) -> list[tuple[str, float]]:
     """State and beginning of its sessions with the two clients."""
     peers = node.peers()
     return [(peers[at(n)]["state"], peers[at(n)]["since"]) for n in CLIENTS for at in (v4, v6)]
-
-
-def heard(status: dict[str, Any], before: int) -> bool:
-    return status["datastore"]["revision"] > before and bool(status["speaker"]["configured"])
 
 
 def test_a_block_that_moves_takes_its_route_along(system: System) -> None:
@@ -83,14 +81,14 @@ def test_a_block_that_moves_takes_its_route_along(system: System) -> None:
 
 
 def test_the_mesh_is_switched_off_and_on(system: System) -> None:
-    told(system, lambda: mesh(system, on=False))
+    told(system, mesh(system, on=False))
     for number, node in system.nodes.items():
         assert not node.peers()
         until(
             lambda node=node, number=number: set(node.kernel()) == {block4(number), block6(number)},
             node.kernel,
         )
-    told(system, lambda: mesh(system, on=True))
+    told(system, mesh(system, on=True))
     wait_routes(system)
 
 
@@ -103,16 +101,16 @@ def test_a_reflector_in_the_place_of_the_mesh(system: System) -> None:
     with pinging(pairs(system, NUMBERS)):
         told(
             system,
-            lambda: etcd.resource(
+            etcd.resource(
                 "BGPPeer", "clients", {"nodeSelector": "all()", "peerSelector": "has(route-reflector)"}
             ),
         )
-        told(system, lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS))
+        told(system, etcd.node(reflector.name, REFLECTOR, labels=LABELS))
         for node in others:
             assert node.peers()[v4(REFLECTOR)]["type"] == "node specific"
         told(
             system,
-            lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS, routeReflectorClusterID="244.0.0.1"),
+            etcd.node(reflector.name, REFLECTOR, labels=LABELS, routeReflectorClusterID="244.0.0.1"),
         )
         for node in others:
             other = 10 - node.number
@@ -196,9 +194,9 @@ def test_back_to_the_mesh(system: System) -> None:
             other = 10 - node.number
             until(lambda node=node, other=other: node.path(block4(other), v4(other)), node.peers)
             until(lambda node=node, other=other: node.path(block6(other), v6(other)), node.peers)
-        told(system, lambda: etcd.node(reflector.name, REFLECTOR, labels=LABELS))
-        told(system, lambda: etcd.node(reflector.name, REFLECTOR))
-        told(system, lambda: etcd.drop("BGPPeer", "clients"))
+        told(system, etcd.node(reflector.name, REFLECTOR, labels=LABELS))
+        told(system, etcd.node(reflector.name, REFLECTOR))
+        told(system, etcd.drop("BGPPeer", "clients"))
         wait_routes(system)
     for node in others:
         assert node.peers()[v4(REFLECTOR)]["type"] == "node-to-node mesh"

@@ -125,25 +125,30 @@ class Etcd:
             input=value, capture_output=True, check=False, env=os.environ | {"ETCDCTL_API": "3"},
         )  # fmt: skip
 
-    def put(self, key: str, value: bytes | str | Mapping[str, Any]) -> None:
+    def put(self, key: str, value: bytes | str | Mapping[str, Any]) -> int:
+        """Write; returns etcd's revision with it."""
         if isinstance(value, Mapping):
             value = json.dumps(value)
         octets = value.encode() if isinstance(value, str) else value
         # etcdctl takes an empty value as a word only.
-        done = self._ctl("put", "--", key, *(() if octets else ("",)), value=octets)
+        done = self._ctl("put", "-w", "json", "--", key, *(() if octets else ("",)), value=octets)
         assert done.returncode == 0, done.stderr
+        return int(json.loads(done.stdout)["header"]["revision"])
 
-    def delete(self, key: str) -> None:
-        done = self._ctl("del", key)
-        assert done.stdout.strip() == b"1", (key, done)
+    def delete(self, key: str) -> int:
+        """Delete what must be there; returns etcd's revision without it."""
+        done = self._ctl("del", "-w", "json", key)
+        answer = json.loads(done.stdout)
+        assert answer.get("deleted") == 1, (key, done)
+        return int(answer["header"]["revision"])
 
     def get(self, key: str) -> str:
         return self._ctl("get", "--print-value-only", key).stdout.decode()
 
     # Calico's resources
 
-    def resource(self, kind: str, name: str, spec: Mapping[str, Any], **metadata: Mapping[str, str]) -> None:
-        self.put(
+    def resource(self, kind: str, name: str, spec: Mapping[str, Any], **metadata: Mapping[str, str]) -> int:
+        return self.put(
             resource_key(kind, name),
             {
                 "kind": kind,
@@ -158,11 +163,11 @@ class Etcd:
             },
         )
 
-    def drop(self, kind: str, name: str) -> None:
-        self.delete(resource_key(kind, name))
+    def drop(self, kind: str, name: str) -> int:
+        return self.delete(resource_key(kind, name))
 
-    def node(self, name: str, number: int, labels: Mapping[str, str] | None = None, **bgp: Any) -> None:
-        self.resource(
+    def node(self, name: str, number: int, labels: Mapping[str, str] | None = None, **bgp: Any) -> int:
+        return self.resource(
             "Node",
             name,
             {"bgp": {"ipv4Address": f"{v4(number)}/24", "ipv6Address": f"{v6(number)}/64"} | bgp},

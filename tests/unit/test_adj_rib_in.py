@@ -155,6 +155,15 @@ def test_when_our_speaker_dies_a_peer_without_graceful_restart_has_half_a_minute
     assert gone(rib.expire(1020 + UNMARKED_WAIT)) == {*V4, V6}
 
 
+def test_a_session_that_we_end_has_the_whole_restart_time_whatever_was_waited_for_before() -> None:
+    rib = up(RUDE)
+    rib.speaker_lost(1010)
+    rib.established(RUDE, 1011)
+    assert rib.stale_until == 1011 + UNMARKED_WAIT
+    rib.left(1040)
+    assert rib.stale_until == 1040 + DEFAULT_RESTART_TIME
+
+
 def test_a_session_that_we_end_to_build_another_costs_nothing() -> None:
     rib = up()
     rib.left(1010)

@@ -86,15 +86,6 @@ def test_reflecting_again_keeps_the_originator_and_prepends_the_cluster() -> Non
     assert got.local_pref == 100
 
 
-def test_what_would_come_back_into_a_cluster_is_not_sent_there() -> None:
-    twin = peer("10.0.0.5", cluster_id="1.0.0.1", remote_cluster_id="1.0.0.1")
-    assert "back in its cluster 1.0.0.1" in str(export(path(CLIENT), source(CLIENT), twin, OWN))
-    far = peer("10.0.0.6", route_reflector_client=True, cluster_id="1.0.0.1", remote_cluster_id="3.0.0.3")
-    assert isinstance(export(path(NODE2), source(NODE2), far, OWN), Attributes)
-    been = path(NODE2, originator_id="7.7.7.7", cluster_list=("2.0.0.2", "3.0.0.3"))
-    assert "back in its cluster 3.0.0.3" in str(export(been, source(NODE2), far, OWN))
-
-
 def test_to_another_as_goes_our_as_and_address_and_nothing_internal() -> None:
     learned = path(NODE2, local_pref=200, med=5, originator_id="7.7.7.7", cluster_list=("2.0.0.2",))
     assert export(learned, source(NODE2), TOR, OWN) == Attributes(

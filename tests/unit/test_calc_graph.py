@@ -487,18 +487,15 @@ def test_a_router_id_told_by_a_session_names_the_originator() -> None:
     assert world.fib() == {X: f"via {B4}"}
 
 
-def test_two_reflectors_of_one_cluster_spare_each_other_what_they_would_refuse() -> None:
-    """RFC 4456 section 8. Nor is a refusal to be told what another kind of reflector does not spare us."""
+def test_what_reflectors_send_everybody_is_a_refusal_only_where_something_is_lacking() -> None:
+    """RFC 4456 section 8. Two reflectors with one cluster ID refuse each other's routes all day."""
     ours, theirs = (
         node(name, f"192.0.2.{number}/24", rr="1.0.0.1", labels={"rr": ""})
         for name, number in (("a", 1), ("r", 9))
     )
     world = up(driver(ON_B, ours, theirs, bgp_peer("rr", peer_selector="has(rr)")), B4, X)
-    assert world.adverts() == {C4: {X}}
-    assert world.graph.explain(net(X))[-2:] == [
-        "advertised to c",
-        "not advertised to r: it would be back in its cluster 1.0.0.1, which the peer reflects for, too",
-    ]
+    assert world.adverts() == {C4: {X}, R4: {X}}
+    assert world.graph.explain(net(X))[-1] == "advertised to c, r"
     world.graph.on_peer_up(ip(R4), session(R4), 1000.0)
     reflected = path(B4, originator_id=B4, cluster_list=("1.0.0.1",))
     own = path("192.0.2.1", originator_id="192.0.2.1")
@@ -510,9 +507,21 @@ def test_two_reflectors_of_one_cluster_spare_each_other_what_they_would_refuse()
         net(X)
     )
     assert world.graph.refusals() == ()
-    # Reflectors of clusters of their own are each other's clients.
-    world.graph.on_datastore(changes(replace(theirs, route_reflector_cluster_id="1.0.0.2"), revision=2), True)
-    assert world.settle().adverts() == {C4: {X}, R4: {X}}
+    # The client's session with us ends: now it matters that the only other path is refused.
+    world.graph.on_peer_down(ip(B4), 1001.0, graceful=False)
+    assert world.settle().fib() == {}
+    [refusal] = world.graph.refusals()
+    assert str(refusal) == f"peer r: {X} refused: cluster loop: our cluster ID 1.0.0.1 is in CLUSTER_LIST"
+
+
+def test_two_nodes_with_one_router_id_behind_a_reflector_are_told_of() -> None:
+    reflector = node("r", "192.0.2.9/24", rr="1.0.0.1", labels={"rr": ""})
+    world = driver(ON_B, reflector, bgp_peer("rr", peer_selector="has(rr)"))
+    world.graph.on_peer_up(ip(R4), session(R4), 1000.0)
+    world.graph.on_learned(ip(R4), path(B4, originator_id="192.0.2.1"), [net(X)])
+    assert world.settle().fib() == {}
+    [refusal] = world.graph.refusals()
+    assert "reflected back to us: ORIGINATOR_ID 192.0.2.1 is our router ID" in str(refusal)
 
 
 def test_the_explanation_goes_from_the_datastore_to_the_kernel() -> None:

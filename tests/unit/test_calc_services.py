@@ -359,7 +359,7 @@ def test_a_service_of_another_node_is_never_passed_on_with_this_node_as_next_hop
     assert "route: none, it is inside a service range, which every node serves itself" in explained
     if not passed_on:
         assert (
-            "advertised to nobody: a service of other nodes is passed on with its own next hop only, "
+            "not advertised to tor: a service of other nodes is passed on with its own next hop only, "
             "never with this node"
         ) in explained
 
