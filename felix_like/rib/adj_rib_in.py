@@ -103,8 +103,10 @@ class AdjRibIn:
         self.end_of_rib.clear()
         kept = {_OCTETS[v] for v in session.graceful} if graceful and session.restart_time else set()
         # Paths still stale from the restart before are not kept over another (RFC 4724 section 4.2). Who did
-        # not say that it had restarted (the R bit) only lost a connection: that may happen twice in a row.
-        twice = self.stale if session.restarting else ()
+        # not say that it had restarted (the R bit) only lost a connection, perhaps twice in a row; but what
+        # has waited too long goes all the same.
+        too_long = now + session.restart_time > self._stale_since + STALE_PATH_TIME
+        twice = self.stale if session.restarting or too_long else ()
         gone = self._sweep([p for p in self.paths if p in twice or len(p.network) not in kept])
         self._mark(now, session.restart_time)
         self._ours = False
@@ -177,12 +179,11 @@ class AdjRibIn:
                 self.stale_until = None
 
     def _mark(self, now: float, patience: float) -> None:
-        """All is stale, for so many seconds; what was already, no longer than one restart ever takes."""
+        """All is stale, for so many seconds."""
         if not self.stale:
             self._stale_since = now
         self.stale = set(self.paths)
-        until = min(now + patience, self._stale_since + STALE_PATH_TIME)
-        self.stale_until = until if self.stale else None
+        self.stale_until = now + patience if self.stale else None
 
     def _be_patient(self, session: Session, now: float) -> None:
         """Stale paths wait for End-of-RIB; shortly only where the peer need not send one."""
