@@ -271,12 +271,12 @@ class PeerTable:
             if known is None:
                 self.peers[address] = PeerEntry(neighbor, self, self._out(address))
                 added.append(self.peers[address])
-            elif known.neighbor != neighbor:
-                known.neighbor = neighbor
-                changed.append(known)
-            else:
-                known.neighbor = neighbor
+                continue
+            if known.neighbor == neighbor:
                 unchanged += 1
+            else:
+                changed.append(known)
+            known.neighbor = neighbor  # equal ones differ in who connects
         return Changes(tuple(added), tuple(removed), tuple(changed), unchanged)
 
     def connected(self, feed: Feed) -> None:

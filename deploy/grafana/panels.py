@@ -1,6 +1,6 @@
 """What Grafana's dashboards are made of: queries, panels, rows, and the JSON that Grafana reads.
 
-`pages.py` says what is on them.
+`fleet.py` and `one_node.py` say what is on them.
 """
 
 from __future__ import annotations

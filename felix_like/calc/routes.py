@@ -142,7 +142,7 @@ class Exports:
 
     def untold(self, best: Path) -> Iterator[tuple[Address, str]]:
         """Peers that do not hear of a learned path, each with the reason; its sender is none of them."""
-        self.new_round()
+        self.new_round()  # what the last one shared may go by another object's identity by now
         source, prefix = self._source(best.peer), best.prefix
         service = self.rules.service_range(prefix) is not None
         for peer in self.peers.values():

@@ -34,9 +34,9 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_gobgp_both_families_ebgp_with_a_password(net: Fabric, tmp_path: Path) -> None:
-    us, them = net.node(1), net.node(2)
-    conf = tmp_path / "gobgpd.toml"
+def gobgp_conf(folder: Path) -> Path:
+    """AS 65001 with graceful restart, and us as its neighbor in both families."""
+    conf = folder / "gobgpd.toml"
     blocks = "".join(
         f"""
 [[neighbors]]
@@ -58,6 +58,12 @@ async def test_gobgp_both_families_ebgp_with_a_password(net: Fabric, tmp_path: P
         for address, own, family in ((US4, "192.0.2.2", "ipv4"), (US6, "2001:db8::2", "ipv6"))
     )
     conf.write_text(f'[global.config]\n  as = 65001\n  router-id = "192.0.2.2"\n{blocks}')
+    return conf
+
+
+async def test_gobgp_both_families_ebgp_with_a_password(net: Fabric, tmp_path: Path) -> None:
+    us, them = net.node(1), net.node(2)
+    conf = gobgp_conf(tmp_path)
     them.start("gobgpd", "-f", str(conf), "--api-hosts", "127.0.0.1:50051", stdout=subprocess.DEVNULL)
 
     def gobgp(*words: str) -> str:
